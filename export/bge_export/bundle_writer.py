@@ -1,0 +1,108 @@
+"""Everything of a bundle but the manifest's parity: graph, weights, tokenizer, and the files that others look for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import transformers
+from tokenizers import Tokenizer, normalizers
+from tqdm import tqdm
+
+from bge_export.checkpoint import POOLING_FLAGS, Recipe
+from bge_export.lowering.targets import Target
+from bge_onnx.bundle import MANIFEST, Bundle, FileRecord, sha256_of
+from bge_onnx.errors import CheckpointError
+
+TOKENIZER = "tokenizer.json"
+
+
+def write_graph(folder: Path, model: ir.Model, target: Target, *, progress: bool) -> None:
+    """Save the graph, its weights beside it as external data, read and written one by one."""
+    path = folder / target.graph
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tqdm(desc="weights", unit="B", unit_scale=True, disable=not progress) as bar:
+        bar.total = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+
+        def advance(tensor: ir.TensorProtocol, _: Any) -> None:
+            bar.update(tensor.nbytes)
+
+        ir.save(model, path, external_data=target.weights, alignment=4096, callback=advance)
+
+
+def write_tokenizer(
+    folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, vocab_size: int
+) -> dict[str, int]:
+    """Write `tokenizer.json`, without the padding and truncation some checkpoints store in it; returns special ids.
+
+    Raises CheckpointError: ids beyond the model's word table, or a template without [CLS] and [SEP].
+    """
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_padding()
+    backend.no_truncation()
+    if recipe.lower_cased:
+        inner = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inner])  # type: ignore[assignment]
+    special = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "cls", "sep", "unk", "mask")}
+    empty = backend.encode("").ids
+    if empty != [special["cls"], special["sep"]]:
+        raise CheckpointError(
+            f"the tokenizer: expected an empty text to become [CLS] [SEP] ({special['cls']}, {special['sep']}), found {empty}.\n"
+            "    Its tokenizer.json lacks the template; save it again with the tokenizer's own library."
+        )
+    if backend.get_vocab_size() > vocab_size:
+        raise CheckpointError(
+            f"the tokenizer: expected at most {vocab_size} tokens, the rows of the word table, found "
+            f"{backend.get_vocab_size()}.\n    Are tokenizer and weights of the same model?"
+        )
+    backend.save(str(folder / TOKENIZER))
+    return {kind: int(token_id) for kind, token_id in special.items() if token_id is not None}
+
+
+def write_portable_files(
+    folder: Path, checkpoint: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, dims: int
+) -> None:
+    """What sentence-transformers, Optimum and transformers.js read beside the graph. Call before `write_tokenizer`."""
+    tokenizer.save_pretrained(folder)
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["transformers.js_config"] = {"use_external_data_format": {"model.onnx": True}}
+    pooling = {flag: mode == recipe.pooling for flag, mode in POOLING_FLAGS.items()}
+    modules = ["Transformer", "Pooling", *(["Normalize"] if recipe.normalize else [])]
+    paths = ["", "1_Pooling", "2_Normalize"]
+    _write_json(folder / "config.json", config)
+    _write_json(folder / "modules.json", [
+        {"idx": index, "name": str(index), "path": paths[index], "type": f"sentence_transformers.models.{module}"}
+        for index, module in enumerate(modules)
+    ])  # fmt: skip
+    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": dims, **pooling})
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": recipe.max_tokens, "do_lower_case": False})
+    prompts = {name: prompt for name, prompt in recipe.prompts.items() if prompt}
+    _write_json(folder / "config_sentence_transformers.json", {"prompts": prompts, "similarity_fn_name": "cosine"})
+
+
+def write_manifest(bundle: Bundle) -> Bundle:
+    """Write `bundle.json` with the size and hash of every file in the folder; returns the bundle with those."""
+    paths = sorted(path for path in bundle.folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = {
+        path.relative_to(bundle.folder).as_posix(): FileRecord(sha256=sha256_of(path), size_bytes=path.stat().st_size)
+        for path in paths
+    }
+    record = {**bundle.to_json(), "files": {name: {"sha256": f.sha256, "size_bytes": f.size_bytes} for name, f in files.items()}}
+    _write_json(bundle.folder / MANIFEST, record)
+    return Bundle.open(bundle.folder)
+
+
+def versions() -> Mapping[str, str]:
+    """Versions of what makes a bundle."""
+    names = ("bge-onnx", "torch", "transformers", "onnx-ir", "onnxruntime", "tokenizers")
+    return {name: version(name) for name in names}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+

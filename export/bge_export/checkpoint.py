@@ -1,0 +1,155 @@
+"""A checkpoint's folder: which model it holds, and how its texts become vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bge_export.catalog import Entry
+from bge_export.config import read_json
+from bge_export.pooling import Pooling
+from bge_onnx.errors import CheckpointError
+
+POOLING_FILE = "1_Pooling/config.json"
+
+# Both spellings of sentence-transformers: up to 4 a flag per mode, from 5 on one `pooling_mode`.
+POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+POOLING_MODES = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "last")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user decides where a folder's files do not; None leaves it to them."""
+
+    pooling: Pooling | None = None
+    query_prompt: str | None = None
+    max_tokens: int | None = None
+    lower_case: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a checkpoint's texts become vectors."""
+
+    pooling: Pooling
+    normalize: bool
+    max_tokens: int
+    prompts: dict[str, str]
+    lower_cased: bool   # lower-case the text before the tokenizer sees it
+
+
+def read_recipe(folder: Path, entry: Entry | None, config: dict[str, Any], options: Options) -> Recipe:
+    """The recipe of a checkpoint: the sentence-transformers files decide, then the catalog, then `options`.
+
+    Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
+    that leave something open.
+    """
+    pooling, normalize = _modules(folder)
+    return Recipe(
+        pooling=_decide_pooling(folder, pooling, entry, options),
+        normalize=normalize if normalize is not None else (entry.normalize if entry else True),
+        max_tokens=_max_tokens(folder, entry, config, options),
+        prompts=_prompts(folder, entry, options),
+        lower_cased=_lower_cased(folder, entry, options),
+    )
+
+
+def _modules(folder: Path) -> tuple[Pooling | None, bool | None]:
+    """Pooling and normalisation that `modules.json` asks for; None where there is no such file."""
+    if not (folder / "modules.json").is_file():
+        return (_pooling(folder), None) if (folder / POOLING_FILE).is_file() else (None, None)
+    kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in read_json(folder / "modules.json")]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise CheckpointError(
+            f"{folder / 'modules.json'}: expected the modules Transformer, Pooling and perhaps Normalize, found "
+            f"{', '.join(kinds)}.\n    Other modules change the vectors and are not supported."
+        )
+    return _pooling(folder), kinds[-1] == "Normalize"
+
+
+def _pooling(folder: Path) -> Pooling:
+    record = read_json(folder / POOLING_FILE)
+    if "pooling_mode" in record:
+        modes = record["pooling_mode"]
+        found = [POOLING_MODES.get(mode, mode) for mode in ([modes] if isinstance(modes, str) else modes)]
+    else:
+        found = [mode for flag, mode in POOLING_FLAGS.items() if record.get(flag)]
+    if len(found) != 1 or found[0] not in POOLINGS or record.get("include_prompt", True) is not True:
+        raise CheckpointError(
+            f"{folder / POOLING_FILE}: expected one pooling mode out of cls, mean and lasttoken that includes the prompt, "
+            f"found {' + '.join(found) or 'none'}{'' if record.get('include_prompt', True) else ' without the prompt'}.\n"
+            "    Other pooling is not supported."
+        )
+    pooling: Pooling = found[0]
+    return pooling
+
+
+def _decide_pooling(folder: Path, pooling: Pooling | None, entry: Entry | None, options: Options) -> Pooling:
+    wanted = options.pooling or (entry.pooling if entry else None)
+    if pooling and wanted and pooling != wanted:
+        raise CheckpointError(
+            f"{folder / POOLING_FILE}: expected pooling {wanted} "
+            f"({'as --pooling says' if options.pooling else f'as {entry.repository} has it' if entry else ''}), "
+            f"found {pooling}.\n    Leave --pooling out, or give the folder another name than a known model's."
+        )
+    decided = pooling or wanted
+    if decided is None:
+        raise CheckpointError(
+            f"{folder}: expected {POOLING_FILE}, which says how token states become a vector, found none.\n"
+            "    Add --pooling cls (as all BGE models do), --pooling mean or --pooling last."
+        )
+    return decided
+
+
+def _max_tokens(folder: Path, entry: Entry | None, config: dict[str, Any], options: Options) -> int:
+    positions = int(config["max_position_embeddings"])
+    path = folder / "sentence_bert_config.json"
+    length = read_json(path).get("max_seq_length") if path.is_file() else None
+    if length is None and entry:
+        length = entry.max_tokens
+    if length is None and (folder / "tokenizer_config.json").is_file():
+        length = read_json(folder / "tokenizer_config.json").get("model_max_length")  # 1e30 where it has no limit
+    decided = options.max_tokens or min(positions, int(length or positions))
+    if not 3 <= decided <= positions:
+        raise CheckpointError(f"{folder}: expected a maximum of 3 to {positions} tokens, found {decided}.\n    Set --max-tokens.")
+    return decided
+
+
+def _prompts(folder: Path, entry: Entry | None, options: Options) -> dict[str, str]:
+    path = folder / "config_sentence_transformers.json"
+    stored = (read_json(path).get("prompts") or {}) if path.is_file() else {}
+    prompts = {"query": stored.get("query") or (entry.query_prompt if entry else ""), "passage": ""}
+    prompts["passage"] = stored.get("document") or stored.get("passage") or ""
+    if options.query_prompt is not None:
+        prompts["query"] = options.query_prompt
+    return prompts
+
+
+def _lower_cased(folder: Path, entry: Entry | None, options: Options) -> bool:
+    """Whose lower-casing counts. sentence-transformers lower-cases first where `sentence_bert_config.json` says so.
+
+    FlagEmbedding never looks at that file, so for the published models the tokenizer decides.
+    """
+    if options.lower_case is not None:
+        return options.lower_case
+    path = folder / "sentence_bert_config.json"
+    if entry or not path.is_file() or not read_json(path).get("do_lower_case"):
+        return False
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and read_json(config).get("do_lower_case") is False:
+        raise CheckpointError(
+            f"{folder}: expected one answer, found two: sentence_bert_config.json says do_lower_case true, "
+            "tokenizer_config.json says false.\n"
+            "    sentence-transformers lower-cases, FlagEmbedding does not: choose the one that the model was trained with, "
+            "--lower-case or --keep-case."
+        )
+    return False

@@ -1,0 +1,205 @@
+"""The command `bge-export`: results on stdout, progress and reports on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bge_export.catalog import ENTRIES
+from bge_onnx.cli import run_command
+
+if TYPE_CHECKING:
+    from bge_onnx.bundle import Parity
+
+TARGET_NAMES = ("cpu-fp32", "portable")  # lowering.targets.TARGETS, without importing onnx for --help; a test compares
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bge-onnx")
+def cli() -> None:
+    """Turn BGE checkpoints into bundles for ONNX Runtime, and prove that they are right.
+
+    \b
+    Example:
+      bge-export run BAAI/bge-small-en-v1.5 --target cpu-fp32 --out bge-small
+      bge-export check bge-small
+      bge embed bge-small texts.txt --out vectors.npz
+    """
+
+
+@cli.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+def list_models(*, as_json: bool) -> None:
+    """List the models known by name, with sizes and heads.
+
+    \b
+    Example:
+      bge-export list
+    """
+    rows = [
+        {
+            "model": entry.repository,
+            "parameters": entry.parameters,
+            "layers": entry.config["num_hidden_layers"],
+            "dims": entry.config["hidden_size"],
+            "max_tokens": entry.max_tokens,
+            "heads": list(entry.heads),
+            "licence": entry.licence,
+            "revision": entry.revision,
+        }
+        for entry in ENTRIES
+    ]
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    from tabulate import tabulate
+
+    table = [
+        {**row, "parameters": f"{entry.parameters / 1e6:.1f} M", "heads": ", ".join(entry.heads), "revision": entry.revision[:8]}
+        for row, entry in zip(rows, ENTRIES, strict=True)
+    ]
+    click.echo(tabulate(table, headers="keys", tablefmt="plain", colalign=("left", "right")))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--target", type=click.Choice(TARGET_NAMES), default="cpu-fp32", show_default=True, help="What to lower for.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist.")
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Read a local folder.")
+@click.option("--revision", help="Branch, tag or commit on the Hub, instead of the pinned one.")
+@click.option("--random-weights", "seed", type=int, metavar="SEED", help="True architecture, seeded weights: for tests and speed.")
+@click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Where no file says it.")
+@click.option("--query-prompt", help="Text in front of queries, instead of the model's own.")
+@click.option("--max-tokens", type=click.IntRange(min=3), help="Cut texts here, instead of the model's own limit.")
+@click.option("--lower-case/--keep-case", default=None, help="Where the checkpoint's files contradict each other.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
+def run(
+    model: str,
+    target: str,
+    out: Path,
+    checkpoint: Path | None,
+    revision: str | None,
+    seed: int | None,
+    pooling: str | None,
+    query_prompt: str | None,
+    max_tokens: int | None,
+    lower_case: bool | None,
+    force: bool,
+) -> None:
+    """Export MODEL to a bundle and check it against PyTorch.
+
+    MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT embedding model. With --checkpoint it is just
+    the bundle's name, unless it is a known one, and the folder's own files decide.
+
+    \b
+    Examples:
+      bge-export run BAAI/bge-small-en-v1.5 --out bge-small
+      bge-export run my-model --checkpoint ./my-model --target portable --out my-model-onnx
+      bge-export run bge-base-en --random-weights 0 --out base-random
+    """
+    if seed is not None and checkpoint is not None:
+        raise click.UsageError("--random-weights and --checkpoint exclude each other")
+    from bge_export.checkpoint import Options
+    from bge_export.export import Request, export
+
+    options = Options(pooling=pooling, query_prompt=query_prompt, max_tokens=max_tokens, lower_case=lower_case)  # type: ignore[arg-type]
+    request = Request(model=model, target=target, checkpoint=checkpoint, revision=revision, seed=seed, options=options)
+    click.echo(f"exporting {model} for {target}", err=True)
+    bundle = export(request, out, force=force, progress=sys.stderr.isatty())
+    if bundle.parity:
+        _report(bundle.parity)
+    size_mb = sum(record.size_bytes for record in bundle.files.values()) / 1e6
+    click.echo(f"wrote {out}: {len(bundle.files) + 1} files, {size_mb:,.1f} MB", err=True)
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the weights.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def check(bundle: Path, checkpoint: Path | None, *, as_json: bool) -> None:
+    """Compare a bundle with float32 PyTorch; exit 1 when an error is over its limit.
+
+    Weights from the Hub are found again by themselves, random ones made again; others need --checkpoint.
+
+    \b
+    Examples:
+      bge-export check bge-small
+      bge-export check my-bundle --checkpoint ./my-model --json
+    """
+    from bge_export.export import check_bundle
+
+    parity = check_bundle(bundle, checkpoint)
+    if as_json:
+        heads = {
+            head: {**dataclasses.asdict(found), "used": found.max_error / found.limit} for head, found in parity.heads.items()
+        }
+        record = {"passed": parity.passed, "heads": heads, "tokenizer_mismatches": parity.tokenizer_mismatches}
+        click.echo(json.dumps({**record, "texts": parity.texts, "reference": parity.reference}))
+    else:
+        _report(parity)
+    sys.exit(0 if parity.passed else 1)
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--task", required=True, help="stsb, scifact, a folder in BEIR's form, or a file of sentence pairs.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Holds eval-stsb/ and eval-scifact/.")
+@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Score float32 PyTorch too.")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def evaluate(
+    bundle: str, task: str, data: Path | None, checkpoint: Path | None, threads: int | None, *, as_json: bool
+) -> None:
+    """Score a bundle on real data: Spearman for sentence pairs, nDCG@10 and recall@100 for retrieval.
+
+    The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the Hub.
+
+    \b
+    Examples:
+      bge-export evaluate bge-small --task stsb
+      bge-export evaluate my-bundle --task ./my-beir-folder --checkpoint ./my-model --json
+    """
+    from bge_export import evaluate as scoring
+    from bge_export.export import recipe_of
+    from bge_export.tasks import open_task
+    from bge_onnx import Embedder
+
+    opened = open_task(task, data)
+    embedder = Embedder.open(bundle, threads=threads)
+    prompts = embedder.bundle.prompts
+    scores = scoring.evaluate(opened, scoring.bundle_embed(embedder), prompts)
+    wanted = None
+    if checkpoint is not None:
+        progress = sys.stderr.isatty()
+        system = scoring.reference_embed(checkpoint, recipe_of(embedder.bundle), progress=progress)
+        wanted = scoring.evaluate(opened, system, prompts)
+    if as_json:
+        record = {"task": opened.name, "metric": scores.metric, "score": scores.score}
+        record |= {"reference_score": wanted.score if wanted else None, "texts": scores.texts}
+        click.echo(json.dumps({**record, "all": dict(scores.values), "reference_all": dict(wanted.values) if wanted else None}))
+        return
+    for metric, value in scores.values.items():
+        beside = f"   PyTorch {wanted.values[metric]:.5f}" if wanted else ""
+        click.echo(f"{opened.name}   {metric}   {value:.5f}{beside}   {scores.texts} texts")
+
+
+def _report(parity: Parity) -> None:
+    click.echo(f"{parity.texts} texts against {parity.reference}", err=True)
+    click.echo(f"token ids  {'equal' if not parity.tokenizer_mismatches else f'{parity.tokenizer_mismatches} texts differ'}", err=True)
+    click.echo("head       max error   at                     limit     used", err=True)
+    for head, found in parity.heads.items():
+        where = f"text {found.text} ({found.tokens} tokens)"
+        used = 100 * found.max_error / found.limit
+        verdict = "passed" if parity.passed else "FAILED"
+        click.echo(f"{head:10} {found.max_error:.1e}     {where:22} {found.limit:.1e}   {used:3.0f} %   {verdict}", err=True)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(cli)

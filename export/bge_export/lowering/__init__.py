@@ -1,0 +1,48 @@
+"""From the graph a model file builds to the graph a target runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from bge_export.ops import DOMAIN, MODULE
+
+Swap = Callable[[ir.Node], ir.Node]
+"""Gives the fused node of one output that takes a call's place."""
+
+
+def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:
+    """Swap calls for fused nodes, inline all other calls, drop what no output needs; returns the calls swapped."""
+    count = 0
+    for node in list(model.graph):
+        if node.domain == DOMAIN and node.op_type in swaps:
+            fused = swaps[node.op_type](node)
+            fused.name = node.name
+            fused.metadata_props.update(node.metadata_props)
+            ir.convenience.replace_nodes_and_values(model.graph, node, [node], [fused], node.outputs, fused.outputs)
+            model.graph.opset_imports.setdefault(fused.domain, 1)
+            count += 1
+    common.InlinePass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    _drop_unused_inputs(model.graph)
+    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    _name_nodes(model.graph)
+    return count
+
+
+def _drop_unused_inputs(graph: ir.Graph) -> None:
+    for value in list(graph.inputs):
+        if not value.uses():
+            graph.inputs.remove(value)
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Name every node after its module and operator, so that profiles and errors use the checkpoint's words."""
+    seen: dict[str, int] = {}
+    for node in graph:
+        name = f"{node.metadata_props.pop(MODULE)}.{node.op_type}"
+        seen[name] = seen.get(name, 0) + 1
+        node.name = name if seen[name] == 1 else f"{name}.{seen[name]}"

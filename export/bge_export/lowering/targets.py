@@ -1,0 +1,38 @@
+"""The targets a bundle can be lowered for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bge_export.lowering import Swap, cpu_fp32, portable
+from bge_onnx.bundle import Layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Precision and provider, and what the bundle looks like."""
+
+    provider: str
+    layout: Layout
+    swaps: Mapping[str, Swap]
+    limit: float                    # largest absolute error from float32 PyTorch, on unit vectors
+    graph: str = "model.onnx"
+    weights: str = "model.onnx_data"    # beside the graph
+    token_states: bool = False      # also give last_hidden_state
+    outputs: Mapping[str, str] = field(default_factory=lambda: {"dense": "dense"})
+
+
+TARGETS = {
+    "cpu-fp32": Target(provider="CPUExecutionProvider", layout="equal", swaps=cpu_fp32.SWAPS, limit=2e-5),
+    # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
+    "portable": Target(
+        provider="CPUExecutionProvider",
+        layout="padded",
+        swaps=portable.SWAPS,
+        limit=2e-5,
+        graph="onnx/model.onnx",
+        token_states=True,
+        outputs={"dense": "sentence_embedding"},
+    ),
+}

@@ -1,0 +1,157 @@
+"""The operations models are made of. Each call is one node whose body is an ONNX function of standard operators.
+
+A model file calls these; lowering swaps a call for a fused operator of the target or inlines its body. The bodies are
+the reference: any ONNX Runtime runs them as they are. Shapes: B texts, T tokens, D hidden width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx.parser
+import onnx_ir as ir
+
+DOMAIN = "bge"
+OPSET = 21
+MODULE = "bge.module"
+"""Metadata key of every node: the checkpoint's module that it computes."""
+
+BODIES = """
+embeddings (input_ids, words, positions) => (hidden) {
+  word = Gather(words, input_ids)
+  tokens = Shape <start = 1, end = 2> (input_ids)
+  zero = Constant <value_ints = [0]> ()
+  position = Slice(positions, zero, tokens, zero)
+  hidden = Add(word, position)
+}
+linear (x, weight, bias) => (y) {
+  product = MatMul(x, weight)
+  y = Add(product, bias)
+}
+gelu (x) => (y) {
+  y = Gelu <approximate = "none"> (x)
+}
+residual (x, y) => (sum) {
+  sum = Add(x, y)
+}
+layer_norm <epsilon> (x, scale, bias) => (y) {
+  y = LayerNormalization <axis = -1, epsilon: float = @epsilon> (x, scale, bias)
+}
+attention_bias (attention_mask) => (bias) {
+  axes = Constant <value_ints = [1, 2]> ()
+  mask = Unsqueeze(attention_mask, axes)
+  padding = Constant <value_int = 0> ()
+  hidden = Equal(mask, padding)
+  lowest = Constant <value_float = -3.4028234663852886e38> ()
+  zero = Constant <value_float = 0.0> ()
+  bias = Where(hidden, lowest, zero)
+}
+attention <num_heads, heads, scale> (query, key, value, bias) => (context) {
+  split = Constant <value_ints: ints = @heads> ()
+  query_heads = Reshape(query, split)
+  key_heads = Reshape(key, split)
+  value_heads = Reshape(value, split)
+  q = Transpose <perm = [0, 2, 1, 3]> (query_heads)
+  k = Transpose <perm = [0, 2, 3, 1]> (key_heads)
+  v = Transpose <perm = [0, 2, 1, 3]> (value_heads)
+  factor = Constant <value_float: float = @scale> ()
+  scaled = Mul(q, factor)
+  scores = MatMul(scaled, k)
+  masked = Add(scores, bias)
+  weights = Softmax <axis = -1> (masked)
+  mixed = MatMul(weights, v)
+  by_token = Transpose <perm = [0, 2, 1, 3]> (mixed)
+  joined = Constant <value_ints = [0, 0, -1]> ()
+  context = Reshape(by_token, joined)
+}
+first_token (hidden) => (token) {
+  start = Constant <value_ints = [0]> ()
+  end = Constant <value_ints = [1]> ()
+  axis = Constant <value_ints = [1]> ()
+  token = Slice(hidden, start, end, axis)
+}
+last_token (hidden, attention_mask) => (token) {
+  axis = Constant <value_ints = [1]> ()
+  length = ReduceSum <keepdims = 1> (attention_mask, axis)
+  index = Sub(length, axis)
+  token = GatherND <batch_dims = 1> (hidden, index)
+}
+mean (hidden, attention_mask) => (average) {
+  axis = Constant <value_ints = [1]> ()
+  last = Constant <value_ints = [-1]> ()
+  weights = CastLike(attention_mask, hidden)
+  column = Unsqueeze(weights, last)
+  kept = Mul(hidden, column)
+  total = ReduceSum <keepdims = 0> (kept, axis)
+  count = ReduceSum <keepdims = 1> (weights, axis)
+  average = Div(total, count)
+}
+mean_of_all (hidden) => (average) {
+  axis = Constant <value_ints = [1]> ()
+  average = ReduceMean <keepdims = 0> (hidden, axis)
+}
+last_of_all (hidden) => (token) {
+  last = Constant <value_int = -1> ()
+  token = Gather <axis = 1> (hidden, last)
+}
+drop_token_axis (token) => (vector) {
+  axis = Constant <value_ints = [1]> ()
+  vector = Squeeze(token, axis)
+}
+l2_normalize (x) => (y) {
+  axis = Constant <value_ints = [-1]> ()
+  tiny = Constant <value_float = 1e-12> ()
+  norm = ReduceL2 <keepdims = 1> (x, axis)
+  safe = Max(norm, tiny)
+  y = Div(x, safe)
+}
+"""
+
+
+def functions() -> list[ir.Function]:
+    """All operations as ONNX functions of domain `bge`."""
+    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>\n'
+    texts = [body + "}" for body in BODIES.split("\n}")[:-1]]
+    return [ir.from_proto(onnx.parser.parse_function(header + text)) for text in texts]
+
+
+class Graph:
+    """A graph under construction: inputs, weights and calls, in the order they are added."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.inputs: list[ir.Value] = []
+        self.tape = ir.tape.Tape()
+
+    def input(self, name: str, shape: Sequence[int | str]) -> ir.Value:
+        """An int64 input of the model."""
+        value = ir.Value(name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(shape))
+        self.inputs.append(value)
+        return value
+
+    def weight(self, tensor: ir.TensorProtocol) -> ir.Value:
+        """A weight, under its tensor's name."""
+        return self.tape.initializer(tensor)
+
+    def call(
+        self, op: str, module: str, *inputs: ir.Value, attributes: Mapping[str, float | Sequence[int]] | None = None
+    ) -> ir.Value:
+        """The result of operation `op`, computed for the checkpoint's `module`."""
+        named = {MODULE: module}
+        return self.tape.op(op, inputs, attributes, domain=DOMAIN, name=module, metadata_props=named)
+
+    def finish(self, outputs: Mapping[str, tuple[ir.Value, Sequence[int | str]]]) -> ir.Model:
+        """The model; `outputs` gives each float32 output's name its value and shape."""
+        for name, (value, shape) in outputs.items():
+            value.name = name
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+            value.shape = ir.Shape(shape)
+        graph = ir.Graph(
+            self.inputs,
+            [value for value, _ in outputs.values()],
+            nodes=self.tape.nodes,
+            initializers=self.tape.initializers,
+            opset_imports={"": OPSET, DOMAIN: 1},
+            name=self.name,
+        )
+        return ir.Model(graph, ir_version=10, functions=functions(), producer_name="bge-onnx")

@@ -1,0 +1,146 @@
+"""Lazy reading of a checkpoint's weights: nothing is in memory before it is written to the bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from bge_export.config import read_json
+from bge_onnx.errors import CheckpointError
+
+Array = NDArray[np.float32]
+Shape = tuple[int, ...]
+
+SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
+PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Named tensors of a checkpoint. Names are without the task prefix (`bert.`) that some checkpoints have."""
+
+    files: tuple[Path, ...]
+    shapes: Mapping[str, Shape]
+    _read: Mapping[str, Callable[[], torch.Tensor]]
+
+    @classmethod
+    def open(cls, folder: Path, *, prefix: str) -> Weights:
+        """Open `model.safetensors` or `pytorch_model.bin`, one file or sharded; safetensors where both are there.
+
+        Raises CheckpointError: no weights, a truncated or damaged file, a pickle that holds more than tensors.
+        """
+        files = weight_files(folder)
+        tensors: dict[str, tuple[Shape, Callable[[], torch.Tensor]]] = {}
+        for file in files:
+            tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+        named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        shapes = {name: shape for name, (shape, _) in named.items()}
+        return cls(files, shapes, {name: read for name, (_, read) in named.items()})
+
+    def read(self, name: str) -> Array:
+        """One tensor as float32. Raises CheckpointError: it holds NaN or infinity."""
+        array: Array = self._read[name]().to(torch.float32).numpy()
+        if not np.isfinite(array).all():
+            raise CheckpointError(
+                f"{name}: expected finite weights, found {int((~np.isfinite(array)).sum())} NaN or infinite of {array.size}."
+                "\n    The checkpoint is damaged, or its training diverged: take another."
+            )
+        return array
+
+    def lazy(self, name: str, compute: Callable[[], Array], shape: Shape) -> ir.LazyTensor:
+        """A tensor of the graph whose values `compute` gives when it is written, and not before."""
+        return ir.LazyTensor(lambda: ir.tensor(compute(), name=name), ir.DataType.FLOAT, ir.Shape(shape), name=name)
+
+    def check(self, expected: Mapping[str, Shape], *, harmless: Iterable[str], model_type: str) -> None:
+        """Raise CheckpointError listing all weights that are missing, of another shape, or more than the model has.
+
+        harmless  beginnings of names that a checkpoint may hold though the vectors do not depend on them
+        """
+        beginnings = tuple(harmless)
+        missing = [f"{name}   expected {shape}, found nothing" for name, shape in expected.items() if name not in self.shapes]
+        misshapen = [
+            f"{name}   expected {shape}, found {self.shapes[name]}"
+            for name, shape in expected.items()
+            if name in self.shapes and self.shapes[name] != shape
+        ]
+        extra = [f"{name}   unknown" for name in self.shapes if name not in expected and not name.startswith(beginnings)]
+        if missing or misshapen or extra:
+            lines = "\n    ".join([*missing, *misshapen, *extra])
+            raise CheckpointError(
+                f"{model_type}: {len(missing)} weights missing, {len(misshapen)} of another shape, {len(extra)} unknown:\n"
+                f"    {lines}\n    Are config.json and the weights of the same model?"
+            )
+
+    def sha256(self) -> str:
+        """Hex hash over all weight files, in order of their names."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The files that hold a checkpoint's weights, in order of their names."""
+    for name in (*SAFETENSORS, *PICKLES):
+        if (folder / name).is_file():
+            shards = {name} if not name.endswith(".json") else set(read_json(folder / name)["weight_map"].values())
+            missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+            if missing:
+                raise CheckpointError(
+                    f"{folder / name} lists weights in {', '.join(missing)}, which are not there.\n"
+                    "    Download the checkpoint again."
+                )
+            return tuple(folder / shard for shard in sorted(shards))
+    raise CheckpointError(
+        f"{folder}: expected weights ({', '.join((*SAFETENSORS, *PICKLES))}), found none of them.\n"
+        "    Give the folder that holds the model's own files."
+    )
+
+
+def _safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
+    try:
+        opened: Any = contextlib.ExitStack().enter_context(safe_open(file, framework="pt"))
+        return {
+            name: (tuple(opened.get_slice(name).get_shape()), lambda name=name: opened.get_tensor(name))
+            for name in opened.keys()  # noqa: SIM118 - not a dict
+        }
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: expected a safetensors file, found {file.stat().st_size} bytes that are none ({error}).\n"
+            "    Truncated or damaged: download it again."
+        ) from None
+
+
+def _pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
+    try:
+        try:
+            state: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # written before PyTorch 1.6: no zip, cannot be mapped
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{file}: expected a pickle of tensors only, found more, or a damaged one ({reason}).\n"
+            "    It was not run. Save the weights as safetensors with a PyTorch that you trust them with."
+        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{file}: truncated or damaged ({reason}).\n    Download it again.") from None
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise CheckpointError(
+            f"{file}: expected a dict of tensors, found {type(state).__name__} with other things in it.\n"
+            "    Save the model's state_dict() alone."
+        )
+    return {name: (tuple(tensor.shape), lambda tensor=tensor: tensor.detach()) for name, tensor in state.items()}

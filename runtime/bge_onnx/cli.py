@@ -1,0 +1,132 @@
+"""The command `bge`: results on stdout, progress and reports on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from bge_onnx.errors import BgeError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bge-onnx")
+def cli() -> None:
+    """Embed texts with a BGE bundle: a folder that `bge-export run` wrote, or a Hub repository that holds one.
+
+    \b
+    Example:
+      echo "what is BM25?" | bge embed bge-small --query
+    """
+
+
+@cli.command()
+@click.argument("bundle")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
+@click.option("--query", is_flag=True, help="The texts are queries: put the model's query instruction in front.")
+@click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
+@click.option("--force", is_flag=True, help="Replace a file that is at --out already.")
+def embed(bundle: str, file: Path, out: Path | None, threads: int | None, *, query: bool, force: bool) -> None:
+    """Embed the texts of FILE (or stdin): one a line, or JSON lines with a key "text" where its name ends in .jsonl.
+
+    Results keep the texts' order: JSON lines with `index` and `dense`, or an array `dense` (N, D) in an .npz file. JSON lines are
+    written as they get ready, so FILE may be larger than memory.
+
+    \b
+    Examples:
+      bge embed bge-small texts.txt --out vectors.npz
+      echo "what is BM25?" | bge embed bge-small --query
+    """
+    from bge_onnx.embedder import Embedder
+    from bge_onnx.files import read_texts, write_embeddings
+
+    embedder = Embedder.open(bundle, threads=threads)
+    prompt = embedder.bundle.prompts.get("query" if query else "passage", "")
+    embeddings = embedder.stream(read_texts(file), prompt=prompt)
+    count = write_embeddings(embeddings, out, force=force)
+    if out is not None:
+        click.echo(f"wrote {out}: {count} vectors", err=True)
+
+
+@cli.command()
+@click.argument("bundle")
+@click.argument("query")
+@click.argument("passages", nargs=-1, required=True, metavar="PASSAGE...")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
+def score(bundle: str, query: str, passages: tuple[str, ...], threads: int | None) -> None:
+    """Rank PASSAGEs by their similarity to QUERY: JSON lines, best first.
+
+    \b
+    Example:
+      bge score bge-small "what is BM25?" "BM25 is a ranking function." "Tea is a drink."
+    """
+    from bge_onnx.embedder import Embedder
+    from bge_onnx.scores import top_k
+
+    scores = Embedder.open(bundle, threads=threads).similarity([query], passages)
+    for column in top_k(scores, len(passages))[0]:
+        record = {"score": round(float(scores[0, column]), 6), "index": int(column), "passage": passages[column]}
+        click.echo(json.dumps(record, ensure_ascii=False))
+
+
+@cli.command()
+@click.argument("bundle")
+@click.option("--verify", is_flag=True, help="Also compare the hash of every file.")
+@click.option("--json", "as_json", is_flag=True, help="The whole manifest as one JSON object.")
+def info(bundle: str, *, verify: bool, as_json: bool) -> None:
+    """Say what a bundle is, and where it runs: its graph is loaded to find out.
+
+    \b
+    Example:
+      bge info bge-small --verify
+    """
+    from bge_onnx.embedder import Embedder
+
+    embedder = Embedder.open(bundle, verify=verify)
+    manifest = embedder.bundle
+    provider = embedder.session.load(embedder.session.threads).get_providers()[0]
+    if as_json:
+        click.echo(json.dumps({**manifest.to_json(), "session_provider": provider}, ensure_ascii=False))
+        return
+    size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
+    parity = manifest.parity.heads if manifest.parity else {}
+    facts = {
+        "model": f"{manifest.model} ({manifest.licence or 'licence unknown'})",
+        "weights": f"{manifest.source.kind} {manifest.source.revision or manifest.source.seed or manifest.source.sha256 or ''}".rstrip(),
+        "target": f"{manifest.target}, runs on {provider} with {embedder.session.threads} threads",
+        "heads": ", ".join(f"{head} ({width})" for head, width in manifest.dims.items()),
+        "pooling": f"{manifest.pooling}{', normalised' if manifest.normalized else ''}",
+        "max tokens": str(manifest.max_tokens),
+        "query": repr(manifest.prompts.get("query", "")),
+        "files": f"{len(manifest.files)}, {size_mb:,.1f} MB{', hashes compared' if verify else ''}",
+        **{f"{head} error": f"{found.max_error:.1e} of {found.limit:.1e} allowed" for head, found in parity.items()},
+    }
+    for name, fact in facts.items():
+        click.echo(f"{name:12} {fact}")
+
+
+def run_command(command: click.Command) -> NoReturn:
+    """Run a command: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
+    try:
+        sys.exit(command.main(standalone_mode=False))
+    except BgeError as error:
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted; nothing half-written was left", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def main() -> None:
+    """Run the command."""
+    run_command(cli)

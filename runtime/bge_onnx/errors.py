@@ -1,0 +1,21 @@
+"""Errors of bge-onnx. Each says what was wanted, what was found and what to do."""
+
+
+class BgeError(Exception):
+    """Any error that bge-onnx raises on purpose."""
+
+
+class BundleError(BgeError):
+    """A bundle is missing, damaged, edited or of a newer format."""
+
+
+class CheckpointError(BgeError):
+    """A checkpoint cannot be exported as it is: its configuration, weights or files."""
+
+
+class ProviderError(BgeError):
+    """ONNX Runtime here does not offer the execution provider that a bundle was made for."""
+
+
+class InputError(BgeError):
+    """A caller's texts or arguments cannot be embedded."""

@@ -1,0 +1,91 @@
+"""Texts from files, vectors to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+import numpy as np
+
+from bge_onnx.embeddings import Embeddings
+from bge_onnx.errors import InputError
+
+
+def read_texts(path: Path) -> Iterator[str]:
+    """The texts of a file, one by one: a line each, or the key "text" of each JSON line in a .jsonl file; `-` is stdin.
+
+    Raises InputError: no such file, bytes that are not UTF-8, a JSON line without a text (its number is named).
+    """
+    if str(path) == "-":
+        yield from _lines(sys.stdin.buffer, "stdin")
+        return
+    try:
+        with path.open("rb") as file:
+            lines = _lines(file, str(path))
+            yield from (_json_texts(lines, path) if path.suffix == ".jsonl" else lines)
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"{path}: expected a file of texts, found none.") from None
+
+
+def _lines(file: BinaryIO, name: str) -> Iterator[str]:
+    for number, line in enumerate(file, 1):
+        try:
+            yield line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{name}, line {number}: expected UTF-8, found byte 0x{line[error.start]:02x} at position {error.start}.\n"
+                "    Convert the file to UTF-8."
+            ) from None
+
+
+def _json_texts(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: expected JSON, found {error}.") from None
+        text = record.get("text") if isinstance(record, dict) else record
+        if not isinstance(text, str):
+            raise InputError(f'{path}, line {number}: expected {{"text": "…"}}, found {line[:60]}')
+        yield text
+
+
+def write_embeddings(embeddings: Iterable[Embeddings], out: Path | None, *, force: bool) -> int:
+    """Write vectors to `out` (.npz or .jsonl), or as JSON lines to stdout; returns how many.
+
+    A file appears whole or not at all. Raises InputError: another ending, or a file that exists and no `force`.
+    """
+    if out is None:
+        return _write_lines(embeddings, sys.stdout)
+    if out.suffix not in (".npz", ".jsonl"):
+        raise InputError(f"{out}: expected a name that ends in .npz or .jsonl, found {out.suffix or 'no ending'}.")
+    if out.exists() and not force:
+        raise InputError(f"{out}: expected a file that does not exist yet, found one. Add --force to replace it.")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        if out.suffix == ".npz":
+            arrays = [chunk.dense for chunk in embeddings]
+            dense = np.concatenate(arrays) if arrays else np.empty((0, 0), dtype=np.float32)
+            count = len(dense)
+            with partial.open("wb") as file:
+                np.savez(file, dense=dense)
+        else:
+            with partial.open("w", encoding="utf-8") as lines:
+                count = _write_lines(embeddings, lines)
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def _write_lines(embeddings: Iterable[Embeddings], file: TextIO) -> int:
+    index = -1
+    for chunk in embeddings:
+        for index, vector in enumerate(chunk.dense.tolist(), index + 1):  # noqa: B020, PLW2901 - counts on over chunks
+            file.write(json.dumps({"index": index, "dense": [round(value, 8) for value in vector]}) + "\n")
+        file.flush()
+    return index + 1

@@ -1,0 +1,42 @@
+"""Bundles from the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from bge_onnx.bundle import MANIFEST
+from bge_onnx.errors import BundleError
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def find_bundle(bundle: str | Path, *, revision: str | None = None) -> Path:
+    """The local folder of a bundle: `bundle` itself where that exists, else the Hub repository of that name.
+
+    Only the files that the repository's manifest lists are downloaded. huggingface_hub decides on cache, token, offline
+    mode and endpoint (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT) and resumes what was cut off.
+    Raises BundleError: no such repository, or one without a bundle.
+    """
+    folder = Path(bundle)
+    if folder.exists() or not isinstance(bundle, str) or not REPOSITORY.fullmatch(bundle):
+        return folder
+    from huggingface_hub import hf_hub_download, snapshot_download  # noqa: PLC0415 - a local bundle must not wait for it
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        manifest = Path(hf_hub_download(bundle, MANIFEST, revision=revision))
+        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        return Path(snapshot_download(bundle, revision=revision, allow_patterns=[MANIFEST, *files]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, KeyError) as error:
+        raise BundleError(
+            f"{bundle}: expected a local folder, or a Hub repository with a {MANIFEST}; there is no such folder, and the "
+            f"Hub says: {_first_line(error)}\n"
+            f"    A checkpoint becomes a bundle with `bge-export run {bundle} --out DIR`."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

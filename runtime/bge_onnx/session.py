@@ -1,0 +1,101 @@
+"""A bundle's graph in ONNX Runtime, on one text with all cores or on many batches with a core each."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from bge_onnx.batches import Batch
+from bge_onnx.bundle import Bundle
+from bge_onnx.errors import BundleError, ProviderError
+
+Outputs = Mapping[str, NDArray[Any]]
+
+TOGETHER_TOKENS = 1024
+"""Work of up to this many tokens runs batch after batch with all cores on each; more is spread, a core a batch.
+Spread work needs a session of its own, whose weights take memory once more: small requests must not cause that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """The bundle's graph, loaded when first used: once for single texts, once more for corpora.
+
+    ONNX Runtime fixes the threads of a session when it is made. Many short matrix products run faster on separate
+    cores than one by one on all of them, so corpora use a session of one thread, run from several Python threads
+    (ONNX Runtime releases the GIL).
+    """
+
+    bundle: Bundle
+    threads: int
+    _sessions: dict[int, ort.InferenceSession] = field(default_factory=dict, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def run(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Outputs]]:
+        """Each batch with its outputs by head, in the batches' order, as they get ready.
+
+        Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
+        """
+        total_tokens = sum(batch.input_ids.size for batch in batches)
+        if len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS:
+            session = self.load(self.threads)
+            for batch in batches:
+                yield batch, self._run_one(session, batch)
+            return
+        session = self.load(1)
+        pool = ThreadPoolExecutor(self.threads)
+        try:
+            yield from zip(batches, pool.map(lambda batch: self._run_one(session, batch), batches), strict=True)
+        finally:  # Ctrl-C, or a caller who stops early, leaves the batches not begun undone
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def load(self, intra_op_threads: int) -> ort.InferenceSession:
+        """The ONNX Runtime session with that many threads, made once."""
+        with self._lock:
+            if intra_op_threads not in self._sessions:
+                self._sessions[intra_op_threads] = _load(self.bundle, intra_op_threads)
+            return self._sessions[intra_op_threads]
+
+    def _run_one(self, session: ort.InferenceSession, batch: Batch) -> Outputs:
+        feeds = {"input_ids": batch.input_ids}
+        if batch.attention_mask is not None:
+            feeds["attention_mask"] = batch.attention_mask
+        heads = list(self.bundle.outputs)
+        arrays = session.run([self.bundle.outputs[head] for head in heads], feeds)
+        return dict(zip(heads, arrays, strict=True))
+
+
+def _load(bundle: Bundle, intra_op_threads: int) -> ort.InferenceSession:
+    _check_provider(bundle, ort.get_available_providers())
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = intra_op_threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # lengths vary: patterns would pile up without bound
+    # The graph is lowered already. Higher levels fuse Add and LayerNormalization back into SkipLayerNormalization,
+    # which costs 8 % of a layer on the CPU.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[bundle.provider])
+    except Exception as error:  # onnxruntime's exceptions have no common class but Exception
+        raise BundleError(
+            f"{bundle.folder / bundle.graph}: ONNX Runtime {ort.__version__} cannot load this graph: {error}\n"
+            "    Check the files with `bge info --verify`, or export the bundle again."
+        ) from error
+    _check_provider(bundle, session.get_providers())
+    return session
+
+
+def _check_provider(bundle: Bundle, offered: Sequence[str]) -> None:
+    """ONNX Runtime only warns when a provider is missing, then runs on the CPU: refuse instead."""
+    if bundle.provider not in offered:
+        raise ProviderError(
+            f"the bundle {bundle.name} is lowered for {bundle.provider}; onnxruntime {ort.__version__} here offers "
+            f"{', '.join(offered)} only.\n"
+            "    Install bge-onnx[cuda] for CUDA, or export a bundle for cpu."
+        )

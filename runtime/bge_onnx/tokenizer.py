@@ -1,0 +1,98 @@
+"""Texts to token ids, with the tokenizers library and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from bge_onnx.errors import BundleError, InputError
+
+CLIP_CHARS_PER_TOKEN = 32
+"""A text is read this many characters per wanted token at first; more only where that gave too few tokens."""
+
+CLIP_MARGIN_TOKENS = 100
+"""A cut can change the tokens of the word it cuts, and WordPiece words have at most 100 pieces
+(`max_input_chars_per_word`; longer ones become one [UNK])."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """A bundle's tokenizer: special tokens added, texts cut to `max_tokens` with the end token kept."""
+
+    backend: tokenizers.Tokenizer
+    max_tokens: int
+
+    @classmethod
+    def open(cls, path: str | Path, *, max_tokens: int) -> Tokenizer:
+        """Read a `tokenizer.json`. Raises BundleError: the file cannot be read as one."""
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise BundleError(f"{path}: expected a tokenizer.json, found {error}.\n    Export the bundle again.") from None
+        backend.no_padding()
+        backend.enable_truncation(max_tokens)
+        return cls(backend, max_tokens)
+
+    def with_max_tokens(self, max_tokens: int) -> Tokenizer:
+        """The same tokenizer, cutting earlier. Raises InputError: more than the model allows, or no room for a word."""
+        special = self.backend.num_special_tokens_to_add(is_pair=False)
+        if not special < max_tokens <= self.max_tokens:
+            raise InputError(
+                f"max_tokens: expected {special + 1} to {self.max_tokens} (this model's limit), found {max_tokens}"
+            )
+        if max_tokens == self.max_tokens:
+            return self
+        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
+        backend.enable_truncation(max_tokens)
+        return Tokenizer(backend, max_tokens)
+
+    def encode(self, texts: Sequence[str], *, prompt: str = "") -> list[NDArray[np.int64]]:
+        """Token ids (T,) int64 of each text with `prompt` in front; T from the special tokens to `max_tokens`.
+
+        Texts of any size: only as much is read as can matter for the first `max_tokens` tokens.
+        Raises InputError: something that is not a string, or holds half a surrogate pair (its index is named).
+        """
+        check_texts(texts)
+        clipped = [prompt + text if len(text) <= self._clip_chars else self._clip(prompt + text) for text in texts]
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in self.backend.encode_batch_fast(clipped)]
+
+    @property
+    def _clip_chars(self) -> int:
+        return CLIP_CHARS_PER_TOKEN * self.max_tokens
+
+    def _clip(self, text: str) -> str:
+        """A beginning of `text` that has the same first `max_tokens` tokens; the whole text where none is sure to."""
+        chars = self._clip_chars
+        while chars < len(text):
+            head = self.backend.encode(text[:chars])
+            tokens = len(head.ids) + sum(len(rest.ids) for rest in head.overflowing)
+            if tokens >= self.max_tokens + CLIP_MARGIN_TOKENS:
+                return text[:chars]
+            chars *= 8
+        return text
+
+
+def check_texts(texts: Sequence[str]) -> None:
+    """Raise InputError naming the first few things among `texts` that are not usable strings."""
+    if isinstance(texts, str | bytes):
+        raise InputError("texts: expected a list of strings, found one string. Put it in a list: [text]")
+    faults = [f"texts[{index}]: {fault}" for index, fault in _faults(texts)]
+    if faults:
+        more = f"\n    and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise InputError("expected strings, found\n    " + "\n    ".join(faults[:5]) + more)
+
+
+def _faults(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            yield index, f"{type(text).__name__} ({str(text)[:40]!r})" if text is not None else "None"
+        elif not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                yield index, f"a lone surrogate (half a character) at position {error.start}; was the text cut or misdecoded?"
