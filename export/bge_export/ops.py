@@ -88,7 +88,14 @@ mean (hidden, attention_mask) => (average) {
 }
 mean_of_all (hidden) => (average) {
   axis = Constant <value_ints = [1]> ()
-  average = ReduceMean <keepdims = 0> (hidden, axis)
+  tokens = Shape <start = 1, end = 2> (hidden)
+  row = Concat <axis = 0> (axis, tokens)
+  one = Constant <value_float = 1.0> ()
+  ones = Expand(one, row)
+  total = MatMul(ones, hidden)
+  sum = Squeeze(total, axis)
+  count = CastLike(tokens, one)
+  average = Div(sum, count)
 }
 last_of_all (hidden) => (token) {
   last = Constant <value_int = -1> ()

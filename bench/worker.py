@@ -1,0 +1,91 @@
+"""One system in a process of its own: reads a workload's name a line from stdin, answers with seconds as JSON.
+
+python worker.py SYSTEM FOLDER WORKLOADS.json VECTORS.npy     serve workloads
+python worker.py SYSTEM FOLDER                                embed one text and leave: for start-up time
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+BATCH_TEXTS = 32    # sentence-transformers' default
+
+
+def ours(folder: str) -> Embed:
+    from bge_onnx import Embedder
+
+    bge = Embedder.open(folder)
+    return lambda texts: bge.embed(texts, progress=False).dense
+
+
+def sentence_transformers(folder: str) -> Embed:
+    """PyTorch: length-sorted, padded batches."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(folder, device="cpu")
+    return lambda texts: model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False)
+
+
+def torch_export(folder: str) -> Embed:
+    """The graph of torch.onnx.export on ONNX Runtime, as Optimum's users run it: length-sorted, padded, CLS outside."""
+    import onnxruntime as ort
+    from tokenizers import Tokenizer
+
+    session = ort.InferenceSession(str(Path(folder) / "torch_export.onnx"), providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    tokenizer.enable_truncation(512)
+    tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        dense = np.empty((len(texts), session.get_outputs()[0].shape[-1]), dtype=np.float32)
+        for start in range(0, len(order), BATCH_TEXTS):
+            rows = order[start : start + BATCH_TEXTS]
+            batch = tokenizer.encode_batch([texts[row] for row in rows])
+            ids = np.array([text.ids for text in batch], dtype=np.int64)
+            mask = np.array([text.attention_mask for text in batch], dtype=np.int64)
+            feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+            dense[rows] = session.run(None, feeds)[0][:, 0]
+        return dense / np.linalg.norm(dense, axis=1, keepdims=True)
+
+    return embed
+
+
+SYSTEMS = {"ours": ours, "sentence-transformers": sentence_transformers, "torch.onnx.export": torch_export}
+
+
+def serve(embed: Embed, workloads_file: str, vectors_file: str) -> None:
+    workloads = {row["name"]: row for row in json.loads(Path(workloads_file).read_text())}
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        workload = workloads[line.strip()]
+        texts, seconds = workload["texts"], []
+        for chunk in [[text] for text in texts] if workload["single"] else [texts]:
+            start = time.perf_counter()
+            vectors = embed(chunk)
+            seconds.append(time.perf_counter() - start)
+        if workload["name"] == "mix":
+            np.save(vectors_file, vectors)
+        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak_mib": peak_mib}), flush=True)
+
+
+def main() -> None:
+    system, folder, *rest = sys.argv[1:]
+    embed = SYSTEMS[system](folder)
+    if rest:
+        serve(embed, *rest)
+    else:
+        embed(["what is BM25?"])
+
+
+if __name__ == "__main__":
+    main()
