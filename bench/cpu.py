@@ -3,13 +3,13 @@
     bench/run cpu.py --models small,base,large --scifact .../corpus.jsonl.gz --out bench/results/cpu.json
     bench/run cpu.py --print bench/results/cpu.json
 
-Each system has a process of its own. They take turns, round after round; the table has medians, and ratios within a round.
+Each system has a process of its own. They take turns, round after round; the table has medians.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
+import datetime as dt
 import json
 import platform
 import statistics
@@ -26,9 +26,9 @@ import numpy as np
 from tabulate import tabulate
 from tokenizers import Tokenizer
 from tqdm import tqdm
-from workloads import Workload, workloads
 
 from bge_onnx.threads import available_threads
+from workloads import Workload, workloads
 
 MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5"}
 SCALE = {"small": 1.0, "base": 0.5, "large": 0.25}  # of the number of texts
@@ -68,7 +68,7 @@ class Worker:
 
 
 def prepare(model: str, folder: Path) -> dict[str, Any]:
-    """Checkpoint with seeded weights, the real English tokenizer and sentence-transformers' files; bundle; peer's graph.
+    """Checkpoint with seeded weights, a real tokenizer and sentence-transformers' files; bundle; the peer's graph.
 
     Each in a process of its own; returns what the export took.
     """
@@ -111,7 +111,9 @@ def measure(model: str, scifact: Path, rounds: int) -> dict[str, Any]:
             "model": MODELS[model],
             "export": exported,
             "startup_seconds": startup,
-            "workloads": {plan.name: {"texts": len(plan.texts), "tokens": plan.tokens, "single": plan.single} for plan in plans},
+            "workloads": {
+                plan.name: {"texts": len(plan.texts), "tokens": plan.tokens, "single": plan.single} for plan in plans
+            },
             "results": results,
             "max_error": errors,
         }
@@ -121,7 +123,10 @@ def serve(
     model: str, folder: Path, plans: list[Workload], plans_file: Path, rounds: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Every workload by every system in turn. Refuses to time vectors that are not PyTorch's."""
-    workers = {system: Worker(system, folder_of(system, folder), plans_file, folder / f"{n}.npy") for n, system in enumerate(SYSTEMS)}
+    workers = {
+        system: Worker(system, folder_of(system, folder), plans_file, folder / f"{n}.npy")
+        for n, system in enumerate(SYSTEMS)
+    }
     results: dict[str, Any] = {plan.name: {system: [] for system in SYSTEMS} for plan in plans}
     peaks: dict[str, float] = {}
     for worker in workers.values():
@@ -145,21 +150,28 @@ def serve(
 
 
 def machine() -> dict[str, Any]:
-    cpu = next(line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    cpu = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
     flags = Path("/proc/cpuinfo").read_text()
     names = ("bge-onnx", "onnxruntime", "torch", "transformers", "sentence-transformers", "numpy")
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return {
         "cpu": cpu,
         "family_model": [
-            next(line.split(":")[1].strip() for line in flags.splitlines() if line.startswith(key)) for key in ("cpu family", "model\t")
+            next(line.split(":")[1].strip() for line in flags.splitlines() if line.startswith(key))
+            for key in ("cpu family", "model\t")
         ],
         "isa": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f" {flag}" in flags],
         "threads": available_threads(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in names},
         "commit": commit,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
 
 
@@ -191,12 +203,17 @@ def table(record: dict[str, Any]) -> str:
         errors = ", ".join(f"{system} {model['max_error'][system]:.1e}" for system in SYSTEMS)
         headers = ["workload", "system", "texts/s", "tokens/s", "p50 ms", "p95 ms", "ours / best peer"]
         lines += [f"**{model['model']}**\n", tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
-        lines += [f"- peak MiB: {peaks}", f"- start-up to first vector, seconds: {starts}", f"- largest difference from PyTorch: {errors}"]
+        lines += [
+            f"- peak MiB: {peaks}",
+            f"- start-up to first vector, seconds: {starts}",
+            f"- largest difference from PyTorch: {errors}",
+        ]
         lines += [f"- export: {model['export']['seconds']:.0f} s, peak {model['export']['peak_mib']:.0f} MiB", ""]
     about = record["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines.append(
-        f"{about['cpu']} (family {about['family_model'][0]}, model {about['family_model'][1]}; {', '.join(about['isa'])}), "
+        f"{about['cpu']} (family {about['family_model'][0]}, model {about['family_model'][1]}; "
+        f"{', '.join(about['isa'])}), "
         f"{about['threads']} cores, {record['rounds']} rounds, {about['date']}, commit {about['commit']}; {versions}, "
         f"Python {about['python']}."
     )

@@ -21,7 +21,9 @@ class LastHiddenState(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> torch.Tensor:
         return self.model(
             input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
         ).last_hidden_state
@@ -37,14 +39,17 @@ def write_checkpoint(model: str, folder: Path) -> None:
     kinds = ["Transformer", "Pooling", "Normalize"]
     paths = ["", "1_Pooling", "2_Normalize"]
     modules = [
-        {"idx": n, "name": str(n), "path": paths[n], "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)
+        {"idx": n, "name": str(n), "path": paths[n], "type": f"sentence_transformers.models.{kind}"}
+        for n, kind in enumerate(kinds)
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir()
     shutil.rmtree(folder / "2_Normalize", ignore_errors=True)
     (folder / "2_Normalize").mkdir()
     width = entry.config["hidden_size"]
-    (folder / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": width, "pooling_mode_cls_token": True}))
+    (folder / "1_Pooling/config.json").write_text(
+        json.dumps({"word_embedding_dimension": width, "pooling_mode_cls_token": True})
+    )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": False}))
 
 

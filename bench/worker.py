@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 Embed = Callable[[Sequence[str]], np.ndarray]
-BATCH_TEXTS = 32    # sentence-transformers' default
+BATCH_TEXTS = 32  # sentence-transformers' default
 
 
 def ours(folder: str) -> Embed:

@@ -18,18 +18,20 @@ class Workload:
 
     name: str
     texts: Sequence[str]
-    tokens: int         # special tokens included, no padding
+    tokens: int  # special tokens included, no padding
     single: bool = False
 
 
 def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float) -> list[Workload]:
-    """Short queries of 4 to 32 tokens, SciFact abstracts, a log-normal mix of lengths, and single texts of 16 and 128 tokens.
+    """Short queries (4 to 32 tokens), SciFact abstracts, a log-normal mix, and single texts of 16 and 128 tokens.
 
     scale    multiplies the number of texts: less for larger models
     scifact  corpus.jsonl.gz
     """
     rng = np.random.default_rng(0)
-    words = [word for word, _ in sorted(tokenizer.get_vocab().items()) if word.isalpha() and word.isascii() and len(word) > 2]
+    words = [
+        word for word, _ in sorted(tokenizer.get_vocab().items()) if word.isalpha() and word.isascii() and len(word) > 2
+    ]
 
     def texts(lengths: Sequence[int]) -> list[str]:
         return [" ".join(rng.choice(words, length - 2)) for length in lengths]

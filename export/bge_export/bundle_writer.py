@@ -46,12 +46,13 @@ def write_tokenizer(
     backend.no_truncation()
     if recipe.lower_cased:
         inner = [backend.normalizer] if backend.normalizer else []
-        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inner])  # type: ignore[assignment]
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inner])
     special = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "cls", "sep", "unk", "mask")}
     empty = backend.encode("").ids
     if empty != [special["cls"], special["sep"]]:
         raise CheckpointError(
-            f"the tokenizer: expected an empty text to become [CLS] [SEP] ({special['cls']}, {special['sep']}), found {empty}.\n"
+            f"the tokenizer: expected an empty text to become [CLS] [SEP] ({special['cls']}, {special['sep']}), "
+            f"found {empty}.\n"
             "    Its tokenizer.json lacks the template; save it again with the tokenizer's own library."
         )
     if backend.get_vocab_size() > vocab_size:
@@ -91,7 +92,10 @@ def write_manifest(bundle: Bundle) -> Bundle:
         path.relative_to(bundle.folder).as_posix(): FileRecord(sha256=sha256_of(path), size_bytes=path.stat().st_size)
         for path in paths
     }
-    record = {**bundle.to_json(), "files": {name: {"sha256": f.sha256, "size_bytes": f.size_bytes} for name, f in files.items()}}
+    record = {
+        **bundle.to_json(),
+        "files": {name: {"sha256": f.sha256, "size_bytes": f.size_bytes} for name, f in files.items()},
+    }
     _write_json(bundle.folder / MANIFEST, record)
     return Bundle.open(bundle.folder)
 
@@ -105,4 +109,3 @@ def versions() -> Mapping[str, str]:
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-

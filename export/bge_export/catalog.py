@@ -18,10 +18,10 @@ class Entry:
     repository: str
     revision: str
     licence: str
-    parameters: int                 # pooler included, as published
-    config: dict[str, Any]          # what --random-weights builds
+    parameters: int  # pooler included, as published
+    config: dict[str, Any]  # what --random-weights builds
     query_prompt: str
-    lower_case: bool                # of its tokenizer
+    lower_case: bool  # of its tokenizer
     pooling: Pooling = "cls"
     normalize: bool = True
     max_tokens: int = 512

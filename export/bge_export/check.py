@@ -15,8 +15,36 @@ from bge_export.checkpoint import Recipe
 from bge_onnx import Embedder
 from bge_onnx.bundle import HeadParity, Parity
 
-
-LENGTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 127, 128, 129, 200, 255, 256, 257, 384, 511, 512)
+LENGTHS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    100,
+    127,
+    128,
+    129,
+    200,
+    255,
+    256,
+    257,
+    384,
+    511,
+    512,
+)
 """Around the multiples where kernels have tails, up to the model's limit."""
 
 TEXTS = (
@@ -44,7 +72,7 @@ class Expected:
     """What PyTorch gives: token ids per text, the vectors (N, D) of those and of random ids of each length."""
 
     token_ids: list[NDArray[np.int64]]
-    texts: int                  # the first so many of token_ids are of TEXTS
+    texts: int  # the first so many of token_ids are of TEXTS
     dense: NDArray[np.float32]
 
 
@@ -77,7 +105,9 @@ def compare(embedder: Embedder, expected: Expected, *, limit: float) -> Parity:
     )
 
 
-def worst(found: NDArray[np.float32], wanted: NDArray[np.float32], tokens: Sequence[int], *, limit: float) -> HeadParity:
+def worst(
+    found: NDArray[np.float32], wanted: NDArray[np.float32], tokens: Sequence[int], *, limit: float
+) -> HeadParity:
     """The largest absolute difference of vectors (N, D), as if those wanted had length 1; NaN counts as infinite."""
     lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
     errors = (np.abs(found - wanted) / lengths).max(axis=1)

@@ -44,7 +44,7 @@ class Recipe:
     normalize: bool
     max_tokens: int
     prompts: dict[str, str]
-    lower_cased: bool   # lower-case the text before the tokenizer sees it
+    lower_cased: bool  # lower-case the text before the tokenizer sees it
 
 
 def read_recipe(folder: Path, entry: Entry | None, config: dict[str, Any], options: Options) -> Recipe:
@@ -85,8 +85,8 @@ def _pooling(folder: Path) -> Pooling:
         found = [mode for flag, mode in POOLING_FLAGS.items() if record.get(flag)]
     if len(found) != 1 or found[0] not in POOLINGS or record.get("include_prompt", True) is not True:
         raise CheckpointError(
-            f"{folder / POOLING_FILE}: expected one pooling mode out of cls, mean and lasttoken that includes the prompt, "
-            f"found {' + '.join(found) or 'none'}{'' if record.get('include_prompt', True) else ' without the prompt'}.\n"
+            f"{folder / POOLING_FILE}: expected one pooling mode, cls, mean or lasttoken, prompt included, found "
+            f"{' + '.join(found) or 'none'}{'' if record.get('include_prompt', True) else ', prompt left out'}.\n"
             "    Other pooling is not supported."
         )
     pooling: Pooling = found[0]
@@ -120,7 +120,9 @@ def _max_tokens(folder: Path, entry: Entry | None, config: dict[str, Any], optio
         length = read_json(folder / "tokenizer_config.json").get("model_max_length")  # 1e30 where it has no limit
     decided = options.max_tokens or min(positions, int(length or positions))
     if not 3 <= decided <= positions:
-        raise CheckpointError(f"{folder}: expected a maximum of 3 to {positions} tokens, found {decided}.\n    Set --max-tokens.")
+        raise CheckpointError(
+            f"{folder}: expected a maximum of 3 to {positions} tokens, found {decided}.\n    Set --max-tokens."
+        )
     return decided
 
 
@@ -149,7 +151,7 @@ def _lower_cased(folder: Path, entry: Entry | None, options: Options) -> bool:
         raise CheckpointError(
             f"{folder}: expected one answer, found two: sentence_bert_config.json says do_lower_case true, "
             "tokenizer_config.json says false.\n"
-            "    sentence-transformers lower-cases, FlagEmbedding does not: choose the one that the model was trained with, "
+            "    sentence-transformers lower-cases, FlagEmbedding does not: choose what the model was trained with, "
             "--lower-case or --keep-case."
         )
     return False

@@ -61,7 +61,12 @@ def list_models(*, as_json: bool) -> None:
     from tabulate import tabulate
 
     table = [
-        {**row, "parameters": f"{entry.parameters / 1e6:.1f} M", "heads": ", ".join(entry.heads), "revision": entry.revision[:8]}
+        {
+            **row,
+            "parameters": f"{entry.parameters / 1e6:.1f} M",
+            "heads": ", ".join(entry.heads),
+            "revision": entry.revision[:8],
+        }
         for row, entry in zip(rows, ENTRIES, strict=True)
     ]
     click.echo(tabulate(table, headers="keys", tablefmt="plain", colalign=("left", "right")))
@@ -69,11 +74,17 @@ def list_models(*, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("model")
-@click.option("--target", type=click.Choice(TARGET_NAMES), default="cpu-fp32", show_default=True, help="What to lower for.")
+@click.option(
+    "--target", type=click.Choice(TARGET_NAMES), default="cpu-fp32", show_default=True, help="What to lower for."
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist.")
-@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Read a local folder.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Read a local folder."
+)
 @click.option("--revision", help="Branch, tag or commit on the Hub, instead of the pinned one.")
-@click.option("--random-weights", "seed", type=int, metavar="SEED", help="True architecture, seeded weights: for tests and speed.")
+@click.option(
+    "--random-weights", "seed", type=int, metavar="SEED", help="True architecture, seeded weights: for tests and speed."
+)
 @click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Where no file says it.")
 @click.option("--query-prompt", help="Text in front of queries, instead of the model's own.")
 @click.option("--max-tokens", type=click.IntRange(min=3), help="Cut texts here, instead of the model's own limit.")
@@ -94,8 +105,8 @@ def run(
 ) -> None:
     """Export MODEL to a bundle and check it against PyTorch.
 
-    MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT embedding model. With --checkpoint it is just
-    the bundle's name, unless it is a known one, and the folder's own files decide.
+    MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT embedding model. With
+    --checkpoint it is just the bundle's name, unless it is a known one, and the folder's own files decide.
 
     \b
     Examples:
@@ -120,7 +131,9 @@ def run(
 
 @cli.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the weights.")
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the weights."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(bundle: Path, checkpoint: Path | None, *, as_json: bool) -> None:
     """Compare a bundle with float32 PyTorch; exit 1 when an error is over its limit.
@@ -137,7 +150,8 @@ def check(bundle: Path, checkpoint: Path | None, *, as_json: bool) -> None:
     parity = check_bundle(bundle, checkpoint)
     if as_json:
         heads = {
-            head: {**dataclasses.asdict(found), "used": found.max_error / found.limit} for head, found in parity.heads.items()
+            head: {**dataclasses.asdict(found), "used": found.max_error / found.limit}
+            for head, found in parity.heads.items()
         }
         record = {"passed": parity.passed, "heads": heads, "tokenizer_mismatches": parity.tokenizer_mismatches}
         click.echo(json.dumps({**record, "texts": parity.texts, "reference": parity.reference}))
@@ -149,8 +163,12 @@ def check(bundle: Path, checkpoint: Path | None, *, as_json: bool) -> None:
 @cli.command()
 @click.argument("bundle")
 @click.option("--task", required=True, help="stsb, scifact, a folder in BEIR's form, or a file of sentence pairs.")
-@click.option("--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Holds eval-stsb/ and eval-scifact/.")
-@click.option("--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Score float32 PyTorch too.")
+@click.option(
+    "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Holds eval-stsb/ and eval-scifact/."
+)
+@click.option(
+    "--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Score float32 PyTorch too."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def evaluate(
@@ -158,7 +176,8 @@ def evaluate(
 ) -> None:
     """Score a bundle on real data: Spearman for sentence pairs, nDCG@10 and recall@100 for retrieval.
 
-    The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the Hub.
+    The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the
+    Hub.
 
     \b
     Examples:
@@ -182,7 +201,9 @@ def evaluate(
     if as_json:
         record = {"task": opened.name, "metric": scores.metric, "score": scores.score}
         record |= {"reference_score": wanted.score if wanted else None, "texts": scores.texts}
-        click.echo(json.dumps({**record, "all": dict(scores.values), "reference_all": dict(wanted.values) if wanted else None}))
+        click.echo(
+            json.dumps({**record, "all": dict(scores.values), "reference_all": dict(wanted.values) if wanted else None})
+        )
         return
     for metric, value in scores.values.items():
         beside = f"   PyTorch {wanted.values[metric]:.5f}" if wanted else ""
@@ -191,13 +212,18 @@ def evaluate(
 
 def _report(parity: Parity) -> None:
     click.echo(f"{parity.texts} texts against {parity.reference}", err=True)
-    click.echo(f"token ids  {'equal' if not parity.tokenizer_mismatches else f'{parity.tokenizer_mismatches} texts differ'}", err=True)
+    click.echo(
+        f"token ids  {'equal' if not parity.tokenizer_mismatches else f'{parity.tokenizer_mismatches} texts differ'}",
+        err=True,
+    )
     click.echo("head       max error   at                     limit     used", err=True)
     for head, found in parity.heads.items():
         where = f"text {found.text} ({found.tokens} tokens)"
         used = 100 * found.max_error / found.limit
         verdict = "passed" if parity.passed else "FAILED"
-        click.echo(f"{head:10} {found.max_error:.1e}     {where:22} {found.limit:.1e}   {used:3.0f} %   {verdict}", err=True)
+        click.echo(
+            f"{head:10} {found.max_error:.1e}     {where:22} {found.limit:.1e}   {used:3.0f} %   {verdict}", err=True
+        )
 
 
 def main() -> None:

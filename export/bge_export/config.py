@@ -14,8 +14,8 @@ class ModelConfig(Protocol):
     """What a model file's `Config` offers: a frozen dataclass of sizes, and what else `config.json` may hold."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-    required: ClassVar[dict[str, Any]]      # key -> the only value that our graph computes; absent keys mean that value
-    harmless: ClassVar[frozenset[str]]      # keys that change nothing of a forward pass
+    required: ClassVar[dict[str, Any]]  # key -> the only value that our graph computes; absent keys mean that value
+    harmless: ClassVar[frozenset[str]]  # keys that change nothing of a forward pass
 
 
 C = TypeVar("C", bound=ModelConfig)

@@ -20,8 +20,8 @@ Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str], str], Vectors]
 """Texts and the prompt to put in front of them, to vectors (N, D)."""
 
-REFERENCE_TOKENS = 8192     # of a padded batch of the reference
-QUERIES_AT_A_TIME = 256     # bounds the matrix of scores
+REFERENCE_TOKENS = 8192  # of a padded batch of the reference
+QUERIES_AT_A_TIME = 256  # bounds the matrix of scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -60,7 +60,9 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
                 value.name = target.outputs.get(str(value.name), value.name)
             bundle_writer.write_graph(partial, model, target, progress=progress)
             bundle = _describe(request, partial, config, recipe, source, folder)
-            parity = check.compare(Embedder.open(bundle_writer.write_manifest(bundle).folder), expected, limit=target.limit)
+            parity = check.compare(
+                Embedder.open(bundle_writer.write_manifest(bundle).folder), expected, limit=target.limit
+            )
             _require(parity, out)
             bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
@@ -76,7 +78,7 @@ def check_bundle(folder: Path, checkpoint: Path | None) -> Parity:
     bundle = embedder.bundle
     if bundle.source.kind == "folder" and checkpoint is None:
         raise CheckpointError(
-            f"{folder}: expected --checkpoint, the folder it was exported from; a bundle does not hold PyTorch's weights."
+            f"{folder}: expected --checkpoint, the folder it was exported from; a bundle holds no PyTorch weights."
         )
     request = Request(
         model=bundle.model,
@@ -88,8 +90,9 @@ def check_bundle(folder: Path, checkpoint: Path | None) -> Parity:
     with open_checkpoint(request) as (weights_folder, source):
         if source.sha256 != bundle.source.sha256:
             raise CheckpointError(
-                f"{weights_folder}: expected the weights that {bundle.name} was made from (sha256 {bundle.source.sha256}), "
-                f"found others ({source.sha256}).\n    Give their folder, or export these."
+                f"{weights_folder}: expected the weights that {bundle.name} was made from "
+                f"(sha256 {bundle.source.sha256}), found others ({source.sha256}).\n"
+                "    Give their folder, or export these."
             )
         expected = check.expect(weights_folder, recipe_of(bundle))
         return check.compare(embedder, expected, limit=_target(bundle.target).limit)
@@ -125,7 +128,8 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
     else:
         if entry is None and "/" not in request.model:
             raise CheckpointError(
-                f"{request.model}: expected a known model (see `bge-export list`) or a Hub name OWNER/NAME, found neither.\n"
+                f"{request.model}: expected a known model (see `bge-export list`) or a Hub name OWNER/NAME, found "
+                "neither.\n"
                 "    For weights in a folder add --checkpoint DIR; MODEL is then just the bundle's name."
             )
         revision = request.revision or (entry.revision if entry else None)
@@ -152,9 +156,7 @@ def _read(request: Request, folder: Path) -> tuple[dict[str, Any], Any, Recipe]:
     return record, config, read_recipe(folder, catalog.find(request.model), record, request.options)
 
 
-def _describe(
-    request: Request, partial: Path, config: Any, recipe: Recipe, source: Source, checkpoint: Path
-) -> Bundle:
+def _describe(request: Request, partial: Path, config: Any, recipe: Recipe, source: Source, checkpoint: Path) -> Bundle:
     """The bundle's manifest, parity still open; writes tokenizer and, for `portable`, the files others read."""
     target, entry = TARGETS[request.target], catalog.find(request.model)
     tokenizer = reference.load_tokenizer(checkpoint, recipe)

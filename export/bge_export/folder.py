@@ -31,7 +31,9 @@ def atomic_folder(out: Path, *, size_bytes: int, force: bool = False) -> Iterato
     try:
         lock.acquire()
     except Timeout:
-        raise BundleError(f"{out}: another process is writing this folder.\n    Wait for it, or choose another --out.") from None
+        raise BundleError(
+            f"{out}: another process is writing this folder.\n    Wait for it, or choose another --out."
+        ) from None
     partial = out.with_name(f".{out.name}.partial")
     try:
         _prepare(out, partial, size_bytes, force=force)
@@ -51,7 +53,9 @@ def atomic_folder(out: Path, *, size_bytes: int, force: bool = False) -> Iterato
 
 def _prepare(out: Path, partial: Path, size_bytes: int, *, force: bool) -> None:
     if out.exists() and not force:
-        raise BundleError(f"{out}: expected a folder that does not exist yet, found one.\n    Add --force to replace it.")
+        raise BundleError(
+            f"{out}: expected a folder that does not exist yet, found one.\n    Add --force to replace it."
+        )
     if out.exists() and not (out / "bundle.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out}: --force replaces bundles only, and this is none.\n    Choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def download(repository: str, revision: str | None) -> tuple[Path, str]:
         raise CheckpointError(
             f"{repository}: expected a repository on {constants.ENDPOINT} at revision {revision or 'main'}, found "
             f"{type(error).__name__}: {first}\n"
-            "    Check the name, HF_TOKEN (for private models) and the network, or give a local folder with --checkpoint."
+            "    Check the name, HF_TOKEN (for private models) and the network, or give a folder with --checkpoint."
         ) from error
     return folder, folder.name  # huggingface_hub names a snapshot's folder after its commit
 
@@ -57,5 +57,5 @@ def _weight_patterns(repository: str, revision: str | None) -> tuple[str, ...]:
         if file in present:
             return patterns
     raise CheckpointError(
-        f"{repository}: expected weights ({', '.join(file for file, _ in WEIGHTS)}), found none of them in the repository."
+        f"{repository}: expected weights ({', '.join(file for file, _ in WEIGHTS)}), found none of them there."
     )

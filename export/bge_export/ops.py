@@ -16,6 +16,8 @@ OPSET = 21
 MODULE = "bge.module"
 """Metadata key of every node: the checkpoint's module that it computes."""
 
+Attributes = Mapping[str, float | Sequence[int]]
+
 BODIES = """
 embeddings (input_ids, words, positions) => (hidden) {
   word = Gather(words, input_ids)
@@ -119,7 +121,7 @@ def functions() -> list[ir.Function]:
     """All operations as ONNX functions of domain `bge`."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>\n'
     texts = [body + "}" for body in BODIES.split("\n}")[:-1]]
-    return [ir.from_proto(onnx.parser.parse_function(header + text)) for text in texts]
+    return [ir.serde.deserialize_function(onnx.parser.parse_function(header + text)) for text in texts]
 
 
 class Graph:
@@ -140,9 +142,7 @@ class Graph:
         """A weight, under its tensor's name."""
         return self.tape.initializer(tensor)
 
-    def call(
-        self, op: str, module: str, *inputs: ir.Value, attributes: Mapping[str, float | Sequence[int]] | None = None
-    ) -> ir.Value:
+    def call(self, op: str, module: str, *inputs: ir.Value, attributes: Attributes | None = None) -> ir.Value:
         """The result of operation `op`, computed for the checkpoint's `module`."""
         named = {MODULE: module}
         return self.tape.op(op, inputs, attributes, domain=DOMAIN, name=module, metadata_props=named)

@@ -38,7 +38,13 @@ def write(folder: Path, config: dict[str, Any], *, seed: int, lower_case: bool) 
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     bert_tokenizer(config["vocab_size"], lower_case=lower_case).save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case, "model_max_length": 512}
-    settings |= {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    settings |= {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 

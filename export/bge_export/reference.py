@@ -16,8 +16,8 @@ from bge_onnx.batches import plan_batches
 
 Vectors = NDArray[np.float32]
 
-transformers.utils.logging.set_verbosity_error()  # its load report tells that BGE does not use the pooler
-transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its load report tells that BGE does not use the pooler
+transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_tokenizer(folder: Path, recipe: Recipe) -> transformers.PreTrainedTokenizerBase:
@@ -37,7 +37,12 @@ def tokenize(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, te
 
 
 def embed(
-    folder: Path, recipe: Recipe, token_ids: Sequence[NDArray[np.int64]], *, budget_tokens: int = 1, progress: bool = False
+    folder: Path,
+    recipe: Recipe,
+    token_ids: Sequence[NDArray[np.int64]],
+    *,
+    budget_tokens: int = 1,
+    progress: bool = False,
 ) -> Vectors:
     """Dense vectors (N, D) float32 of texts that are token ids.
 

@@ -47,7 +47,7 @@ class Known:
     repository: str
     revision: str
     files: tuple[str, ...]
-    pairs: str | None = None    # the file of sentence pairs in the folder
+    pairs: str | None = None  # the file of sentence pairs in the folder
 
 
 KNOWN = {
@@ -108,8 +108,8 @@ def _open_path(path: Path, name: str) -> Task:
     qrels = next((file for file in (path / "qrels.tsv", path / "qrels/test.tsv") if file.is_file()), None)
     if not corpus or not queries or not qrels:
         raise InputError(
-            f"{path}: expected a task ({', '.join(KNOWN)}), a folder with corpus.jsonl[.gz], queries.jsonl[.gz] and qrels.tsv "
-            "or qrels/test.tsv, or a file of sentence pairs; found none of these."
+            f"{path}: expected a task ({', '.join(KNOWN)}), a folder with corpus.jsonl[.gz], queries.jsonl[.gz] and "
+            "qrels.tsv or qrels/test.tsv, or a file of sentence pairs; found none of these."
         )
     relevance = _relevance(qrels)
     texts = {row["_id"]: row["text"] for row in _rows(queries)}
@@ -134,7 +134,9 @@ def _sentence_pairs(path: Path, name: str) -> SentencePairs:
         else:
             rows = [(row["sentence1"], row["sentence2"], float(row["score"])) for row in _rows(path)]
     except (ValueError, KeyError) as error:
-        raise InputError(f"{path}: expected rows of sentence1, sentence2 and score, found another form ({error}).") from None
+        raise InputError(
+            f"{path}: expected rows of sentence1, sentence2 and score, found another form ({error})."
+        ) from None
     left, right, gold = zip(*rows, strict=True)
     return SentencePairs(name=name, left=left, right=right, gold=gold)
 

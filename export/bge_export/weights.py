@@ -7,6 +7,7 @@ import hashlib
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ class Weights:
         array: Array = self._read[name]().to(torch.float32).numpy()
         if not np.isfinite(array).all():
             raise CheckpointError(
-                f"{name}: expected finite weights, found {int((~np.isfinite(array)).sum())} NaN or infinite of {array.size}."
-                "\n    The checkpoint is damaged, or its training diverged: take another."
+                f"{name}: expected finite weights, found {int((~np.isfinite(array)).sum())} NaN or infinite of "
+                f"{array.size}.\n    The checkpoint is damaged, or its training diverged: take another."
             )
         return array
 
@@ -68,18 +69,22 @@ class Weights:
         harmless  beginnings of names that a checkpoint may hold though the vectors do not depend on them
         """
         beginnings = tuple(harmless)
-        missing = [f"{name}   expected {shape}, found nothing" for name, shape in expected.items() if name not in self.shapes]
+        missing = [
+            f"{name}   expected {shape}, found nothing" for name, shape in expected.items() if name not in self.shapes
+        ]
         misshapen = [
             f"{name}   expected {shape}, found {self.shapes[name]}"
             for name, shape in expected.items()
             if name in self.shapes and self.shapes[name] != shape
         ]
-        extra = [f"{name}   unknown" for name in self.shapes if name not in expected and not name.startswith(beginnings)]
+        extra = [
+            f"{name}   unknown" for name in self.shapes if name not in expected and not name.startswith(beginnings)
+        ]
         if missing or misshapen or extra:
             lines = "\n    ".join([*missing, *misshapen, *extra])
             raise CheckpointError(
-                f"{model_type}: {len(missing)} weights missing, {len(misshapen)} of another shape, {len(extra)} unknown:\n"
-                f"    {lines}\n    Are config.json and the weights of the same model?"
+                f"{model_type}: {len(missing)} weights missing, {len(misshapen)} of another shape, "
+                f"{len(extra)} unknown:\n    {lines}\n    Are config.json and the weights of the same model?"
             )
 
     def sha256(self) -> str:
@@ -112,10 +117,8 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
     try:
         opened: Any = contextlib.ExitStack().enter_context(safe_open(file, framework="pt"))
-        return {
-            name: (tuple(opened.get_slice(name).get_shape()), lambda name=name: opened.get_tensor(name))
-            for name in opened.keys()  # noqa: SIM118 - not a dict
-        }
+        names = list(opened.keys())
+        return {name: (tuple(opened.get_slice(name).get_shape()), partial(opened.get_tensor, name)) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file}: expected a safetensors file, found {file.stat().st_size} bytes that are none ({error}).\n"
@@ -143,4 +146,4 @@ def _pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
             f"{file}: expected a dict of tensors, found {type(state).__name__} with other things in it.\n"
             "    Save the model's state_dict() alone."
         )
-    return {name: (tuple(tensor.shape), lambda tensor=tensor: tensor.detach()) for name, tensor in state.items()}
+    return {name: (tuple(tensor.shape), tensor.detach) for name, tensor in state.items()}

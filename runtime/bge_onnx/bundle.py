@@ -32,9 +32,9 @@ class Source:
     """Where the weights came from."""
 
     kind: Literal["hub", "folder", "random"]
-    revision: str | None = None     # commit of the Hub repository
-    seed: int | None = None         # of random weights
-    sha256: str | None = None       # over all weight files in name order; None for random weights
+    revision: str | None = None  # commit of the Hub repository
+    seed: int | None = None  # of random weights
+    sha256: str | None = None  # over all weight files in name order; None for random weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ class HeadParity:
 
     max_error: float
     limit: float
-    text: int                       # index of the worst text among those compared
-    tokens: int                     # that text's length
+    text: int  # index of the worst text among those compared
+    tokens: int  # that text's length
 
     @property
     def passed(self) -> bool:
@@ -58,7 +58,7 @@ class Parity:
 
     texts: int
     heads: Mapping[str, HeadParity]
-    tokenizer_mismatches: int       # texts whose token ids differ from the reference tokenizer's
+    tokenizer_mismatches: int  # texts whose token ids differ from the reference tokenizer's
     reference: str
 
     @property
@@ -79,20 +79,20 @@ class Bundle:
     licence: str | None
     source: Source
     target: str
-    provider: str                   # the only ONNX Runtime execution provider it may run on
+    provider: str  # the only ONNX Runtime execution provider it may run on
     layout: Layout
-    graph: str                      # file name, relative to the folder
+    graph: str  # file name, relative to the folder
     tokenizer: str
-    outputs: Mapping[str, str]      # head -> name of the graph's output
-    dims: Mapping[str, int]         # head -> width of its vectors
+    outputs: Mapping[str, str]  # head -> name of the graph's output
+    dims: Mapping[str, int]  # head -> width of its vectors
     pooling: str
     normalized: bool
     max_tokens: int
-    lower_cased: bool               # the text was lower-cased before the checkpoint's tokenizer saw it; tokenizer.json does it
-    prompts: Mapping[str, str]      # "query", "passage" -> text put in front
+    lower_cased: bool  # the text was lower-cased before the checkpoint's tokenizer saw it; tokenizer.json does it
+    prompts: Mapping[str, str]  # "query", "passage" -> text put in front
     special_ids: Mapping[str, int]  # "pad", "cls", "sep", "unk", "mask" -> token id
-    kernels: tuple[str, ...]        # custom operator libraries needed
-    versions: Mapping[str, str]     # of what made it
+    kernels: tuple[str, ...]  # custom operator libraries needed
+    versions: Mapping[str, str]  # of what made it
     files: Mapping[str, FileRecord]
     parity: Parity | None
 
@@ -158,7 +158,7 @@ def _parse(folder: Path, record: dict[str, Any]) -> Bundle:
         _check_values(bundle)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise BundleError(
-            f"{folder / MANIFEST}: expected a manifest of format {FORMAT_VERSION}, found one that was edited or damaged "
+            f"{folder / MANIFEST}: expected a manifest of format {FORMAT_VERSION}, found an edited or damaged one "
             f"({type(error).__name__}: {error}).\n    Export the bundle again."
         ) from None
     return bundle

@@ -33,8 +33,8 @@ def cli() -> None:
 def embed(bundle: str, file: Path, out: Path | None, threads: int | None, *, query: bool, force: bool) -> None:
     """Embed the texts of FILE (or stdin): one a line, or JSON lines with a key "text" where its name ends in .jsonl.
 
-    Results keep the texts' order: JSON lines with `index` and `dense`, or an array `dense` (N, D) in an .npz file. JSON lines are
-    written as they get ready, so FILE may be larger than memory.
+    Results keep the texts' order: JSON lines with `index` and `dense`, or an array `dense` (N, D) in an .npz file.
+    JSON lines are written as they get ready, so FILE may be larger than memory.
 
     \b
     Examples:
@@ -94,9 +94,10 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         return
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     parity = manifest.parity.heads if manifest.parity else {}
+    source = manifest.source
     facts = {
         "model": f"{manifest.model} ({manifest.licence or 'licence unknown'})",
-        "weights": f"{manifest.source.kind} {manifest.source.revision or manifest.source.seed or manifest.source.sha256 or ''}".rstrip(),
+        "weights": f"{source.kind} {source.revision or source.sha256 or source.seed}",
         "target": f"{manifest.target}, runs on {provider} with {embedder.session.threads} threads",
         "heads": ", ".join(f"{head} ({width})" for head, width in manifest.dims.items()),
         "pooling": f"{manifest.pooling}{', normalised' if manifest.normalized else ''}",

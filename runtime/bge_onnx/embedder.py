@@ -116,14 +116,14 @@ class Embedder:
         """Scores (Q, P) float32 of every query with every passage, instructions applied."""
         return similarity(self.embed_queries(queries), self.embed_passages(passages))
 
-    def _run(
-        self, token_ids: Sequence[NDArray[np.int64]], *, budget_tokens: int, progress: bool | None
-    ) -> Embeddings:
+    def _run(self, token_ids: Sequence[NDArray[np.int64]], *, budget_tokens: int, progress: bool | None) -> Embeddings:
         bundle = self.bundle
         batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout=bundle.layout, pad_id=bundle.pad_id)
         silent = None if progress is None else not progress
         with tqdm(total=len(token_ids), unit="text", disable=silent, delay=2, leave=False) as bar:
-            outputs = ((batch, heads) for batch, heads in self.session.run(batches) if bar.update(len(batch.rows)) or True)
+            outputs = (
+                (batch, heads) for batch, heads in self.session.run(batches) if bar.update(len(batch.rows)) or True
+            )
             return collect(outputs, count=len(token_ids), dims=bundle.dims["dense"])
 
     def _check_token_ids(self, token_ids: Sequence[NDArray[np.int64]]) -> None:

@@ -37,8 +37,8 @@ def _lines(file: BinaryIO, name: str) -> Iterator[str]:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{name}, line {number}: expected UTF-8, found byte 0x{line[error.start]:02x} at position {error.start}.\n"
-                "    Convert the file to UTF-8."
+                f"{name}, line {number}: expected UTF-8, found byte 0x{line[error.start]:02x} at position "
+                f"{error.start}.\n    Convert the file to UTF-8."
             ) from None
 
 
@@ -85,7 +85,7 @@ def write_embeddings(embeddings: Iterable[Embeddings], out: Path | None, *, forc
 def _write_lines(embeddings: Iterable[Embeddings], file: TextIO) -> int:
     index = -1
     for chunk in embeddings:
-        for index, vector in enumerate(chunk.dense.tolist(), index + 1):  # noqa: B020, PLW2901 - counts on over chunks
+        for index, vector in enumerate(chunk.dense.tolist(), index + 1):  # noqa: B020 - counts on over chunks
             file.write(json.dumps({"index": index, "dense": [round(value, 8) for value in vector]}) + "\n")
         file.flush()
     return index + 1

@@ -31,8 +31,8 @@ def find_bundle(bundle: str | Path, *, revision: str | None = None) -> Path:
         return Path(snapshot_download(bundle, revision=revision, allow_patterns=[MANIFEST, *files]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, KeyError) as error:
         raise BundleError(
-            f"{bundle}: expected a local folder, or a Hub repository with a {MANIFEST}; there is no such folder, and the "
-            f"Hub says: {_first_line(error)}\n"
+            f"{bundle}: expected a local folder, or a Hub repository with a {MANIFEST}; there is no such folder, and "
+            f"the Hub says: {_first_line(error)}\n"
             f"    A checkpoint becomes a bundle with `bge-export run {bundle} --out DIR`."
         ) from error
 

@@ -32,8 +32,10 @@ class Tokenizer:
         """Read a `tokenizer.json`. Raises BundleError: the file cannot be read as one."""
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
-            raise BundleError(f"{path}: expected a tokenizer.json, found {error}.\n    Export the bundle again.") from None
+        except Exception as error:  # noqa: BLE001 - tokenizers raises no other class
+            raise BundleError(
+                f"{path}: expected a tokenizer.json, found {error}.\n    Export the bundle again."
+            ) from None
         backend.no_padding()
         backend.enable_truncation(max_tokens)
         return cls(backend, max_tokens)
@@ -95,4 +97,7 @@ def _faults(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
             try:
                 text.encode()
             except UnicodeEncodeError as error:
-                yield index, f"a lone surrogate (half a character) at position {error.start}; was the text cut or misdecoded?"
+                yield (
+                    index,
+                    f"a lone surrogate (half a character) at position {error.start}; was the text cut or misdecoded?",
+                )

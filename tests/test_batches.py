@@ -1,0 +1,71 @@
+"""plan_batches, by properties."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bge_onnx import InputError
+from bge_onnx.batches import plan_batches
+
+lengths = st.lists(st.integers(1, 40), max_size=60)
+layouts = st.sampled_from(["equal", "padded"])
+
+
+def ids_of(lengths: list[int]) -> list[np.ndarray]:
+    return [np.full(length, 7 + row, dtype=np.int64) for row, length in enumerate(lengths)]
+
+
+@given(lengths, st.integers(1, 200), layouts)
+def test_every_text_runs_once_with_its_own_tokens(lengths, budget, layout):
+    """Each text stands in exactly one batch row, whole and unchanged."""
+    token_ids = ids_of(lengths)
+    seen = {}
+    for batch in plan_batches(token_ids, budget_tokens=budget, layout=layout, pad_id=0):
+        for line, row in enumerate(batch.rows):
+            mask = np.ones(batch.input_ids.shape[1]) if batch.attention_mask is None else batch.attention_mask[line]
+            assert int(row) not in seen
+            seen[int(row)] = batch.input_ids[line][mask == 1]
+            assert (batch.input_ids[line][mask == 0] == 0).all()
+    assert sorted(seen) == list(range(len(lengths)))
+    assert all(np.array_equal(seen[row], ids) for row, ids in enumerate(token_ids))
+
+
+@given(lengths, st.integers(1, 200), layouts)
+def test_the_budget_holds(lengths, budget, layout):
+    """No batch has more tokens than the budget, padding included, unless it is one text alone."""
+    for batch in plan_batches(ids_of(lengths), budget_tokens=budget, layout=layout, pad_id=0):
+        assert batch.input_ids.size <= budget or len(batch.rows) == 1
+
+
+@given(lengths, st.integers(1, 200))
+def test_equal_batches_hold_one_length(lengths, budget):
+    """With layout `equal` nothing is padded and there is no mask."""
+    token_ids = ids_of(lengths)
+    for batch in plan_batches(token_ids, budget_tokens=budget, layout="equal", pad_id=0):
+        assert {len(token_ids[row]) for row in batch.rows} == {batch.input_ids.shape[1]}
+        assert batch.attention_mask is None
+
+
+@given(lengths, st.integers(1, 200), layouts)
+def test_longest_first(lengths, budget, layout):
+    """Batches come in order of falling length, so that threads finish together."""
+    widths = [
+        batch.input_ids.shape[1]
+        for batch in plan_batches(ids_of(lengths), budget_tokens=budget, layout=layout, pad_id=0)
+    ]
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_batches_are_as_full_as_the_budget_allows():
+    """Ten texts of four tokens in a budget of twelve make batches of three."""
+    batches = plan_batches(ids_of([4] * 10), budget_tokens=12, layout="equal", pad_id=0)
+    assert [len(batch.rows) for batch in batches] == [3, 3, 3, 1]
+
+
+def test_a_budget_below_one_is_refused():
+    """A budget of zero is an error that says so, not an endless loop."""
+    with pytest.raises(InputError, match="budget_tokens: expected at least 1, found 0"):
+        plan_batches(ids_of([1]), budget_tokens=0, layout="equal", pad_id=0)

@@ -1,0 +1,202 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import click
+import numpy as np
+import pytest
+
+import bge_export.cli
+import bge_onnx.cli
+
+CODE = "import sys; from {module} import main; sys.argv[0] = {name!r}; main()"
+TEXTS = ["ab cd", "", "Ünïcode 中文", "ab " * 50]
+
+
+def run(name, *arguments, stdin=None, **environment):
+    module = {"bge": "bge_onnx.cli", "bge-export": "bge_export.cli"}[name]
+    command = [sys.executable, "-c", CODE.format(module=module, name=name), *map(str, arguments)]
+    text = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, **text
+    )
+
+
+def commands():
+    for cli in (bge_onnx.cli.cli, bge_export.cli.cli):
+        yield from cli.commands.values()
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
+def test_help_shows_a_full_example(command):
+    """`--help` of every command shows a whole example of it."""
+    help_text = command.get_help(click.Context(command, info_name=command.name))
+    assert "Example" in help_text
+    assert f" {command.name}" in help_text.split("Example")[1]
+
+
+def test_embed_reads_lines_and_writes_json_lines(tiny_bundle, tiny):
+    """A line of stdin is a text, also an empty one; results come as JSON lines on stdout, in order."""
+    result = run("bge", "embed", tiny_bundle, stdin="\n".join(TEXTS) + "\n")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [row["index"] for row in rows] == [0, 1, 2, 3]
+    np.testing.assert_allclose([row["dense"] for row in rows], tiny.embed(TEXTS).dense, atol=1e-7)
+
+
+def test_embed_writes_npz(tiny_bundle, tiny, tmp_path):
+    """--out F.npz holds the array dense (N, D); an existing file is kept unless --force says so."""
+    texts, out = tmp_path / "texts.txt", tmp_path / "vectors.npz"
+    texts.write_text("\n".join(TEXTS), encoding="utf-8")
+    assert run("bge", "embed", tiny_bundle, texts, "--out", out).returncode == 0
+    np.testing.assert_array_equal(np.load(out)["dense"], tiny.embed(TEXTS).dense)
+    again = run("bge", "embed", tiny_bundle, texts, "--out", out)
+    assert again.returncode == 2
+    assert "Add --force to replace it" in again.stderr
+    assert run("bge", "embed", tiny_bundle, texts, "--out", out, "--force").returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"texts.txt", "vectors.npz"}
+
+
+def test_embed_reads_json_lines_as_queries(tiny_bundle, tiny, tmp_path):
+    """A .jsonl file gives its `text` keys; --query applies the query instruction."""
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "ab\\ncd", "_id": 1}\n{"text": "ef"}\n')
+    result = run("bge", "embed", tiny_bundle, texts, "--query")
+    found = [json.loads(line)["dense"] for line in result.stdout.splitlines()]
+    np.testing.assert_allclose(found, tiny.embed_queries(["ab\ncd", "ef"]).dense, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("texts.txt", b"good\nbad \xff byte\n", "line 2: expected UTF-8, found byte 0xff at position 4"),
+        ("texts.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', 'line 2: expected {"text": "…"}, found {"txt": "b"}'),
+        ("texts.jsonl", b'{"text": "a"}\nno json\n', "line 2: expected JSON"),
+        ("texts.jsonl", b'{"text": "\\ud800"}\n', "texts[0]: a lone surrogate"),
+    ],
+)
+def test_a_bad_line_is_named(tiny_bundle, tmp_path, name, content, message):
+    """A line that holds no text stops the run with its number, and no file is left."""
+    (tmp_path / name).write_bytes(content)
+    result = run("bge", "embed", tiny_bundle, tmp_path / name, "--out", tmp_path / "out.npz")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "nowhere"], "nowhere: expected a bundle (a folder with bundle.json), found no such folder"),
+        (["embed", "{bundle}", "nofile.txt"], "nofile.txt: expected a file of texts, found none"),
+        (["embed", "{bundle}", "--out", "vectors.bin"], "expected a name that ends in .npz or .jsonl, found .bin"),
+        (["score", "{bundle}", "query"], "Missing argument 'PASSAGE...'"),
+        (["nonsense"], "No such command 'nonsense'"),
+    ],
+)
+def test_wrong_use_is_exit_2(tiny_bundle, arguments, message):
+    """Wrong use ends with exit 2, the reason on stderr and nothing on stdout."""
+    result = run("bge", *(argument.format(bundle=tiny_bundle) for argument in arguments), stdin="a\n")
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+
+
+def test_score_ranks_passages(tiny_bundle, tiny):
+    """Passages come best first, with their place and score."""
+    passages = ["ef gh", "query: ab cd", "中文"]
+    result = run("bge", "score", tiny_bundle, "ab cd", *passages)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert rows[0]["index"] == 1
+    scores = tiny.similarity(["ab cd"], passages)[0]
+    assert [row["score"] for row in rows] == pytest.approx(sorted(scores, reverse=True), abs=1e-6)
+
+
+def test_info_says_what_it_is_and_where_it_runs(tiny_bundle):
+    """info prints facts for people, and with --json the manifest and the provider that a session really got."""
+    text = run("bge", "info", tiny_bundle, "--verify")
+    assert "cpu-fp32, runs on CPUExecutionProvider" in text.stdout
+    assert "hashes compared" in text.stdout
+    record = json.loads(run("bge", "info", tiny_bundle, "--json").stdout)
+    assert record["session_provider"] == "CPUExecutionProvider"
+    assert record["parity"]["heads"]["dense"]["max_error"] < 2e-5
+
+
+def test_list_names_all_models():
+    """`bge-export list` prints a line per model, or JSON."""
+    assert len(run("bge-export", "list").stdout.splitlines()) == 13
+    rows = [json.loads(line) for line in run("bge-export", "list", "--json").stdout.splitlines()]
+    assert rows[0]["model"] == "BAAI/bge-small-en"
+    assert rows[0]["heads"] == ["dense"]
+
+
+def test_run_check_and_evaluate(tiny_checkpoint, tmp_path):
+    """The whole way: export, check, evaluate; results on stdout, reports on stderr."""
+    out = tmp_path / "bundle"
+    source = ("--checkpoint", tiny_checkpoint)
+    result = run("bge-export", "run", "tiny", *source, "--pooling", "mean", "--out", out)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "passed" in result.stderr
+    checked = run("bge-export", "check", out, *source, "--json")
+    record = json.loads(checked.stdout)
+    assert (checked.returncode, record["passed"]) == (0, True)
+    assert set(record["heads"]["dense"]) >= {"max_error", "limit", "text"}
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("ab,ab cd,5\nab,xy,1\ncd,cd,4\n")
+    scored = run("bge-export", "evaluate", out, "--task", pairs, *source, "--json")
+    record = json.loads(scored.stdout)
+    assert record["score"] == pytest.approx(record["reference_score"])
+    assert (record["task"], record["metric"], record["texts"]) == ("pairs", "cosine_spearman", 6)
+    without = run("bge-export", "check", out)
+    assert without.returncode == 2
+    assert "expected --checkpoint" in without.stderr
+
+
+def test_a_failed_check_is_exit_1(tiny_bundle, tiny_checkpoint, monkeypatch, capsys):
+    """A bundle over its limit ends `check` with exit 1 and says FAILED."""
+    from bge_export.lowering.targets import TARGETS
+
+    strict = type(TARGETS["cpu-fp32"])
+    values = {slot: getattr(TARGETS["cpu-fp32"], slot) for slot in strict.__slots__}
+    monkeypatch.setitem(TARGETS, "cpu-fp32", strict(**{**values, "limit": 1e-12}))
+    monkeypatch.setattr(sys, "argv", ["bge-export", "check", str(tiny_bundle), "--checkpoint", str(tiny_checkpoint)])
+    with pytest.raises(SystemExit) as stop:
+        bge_export.cli.main()
+    assert stop.value.code == 1
+    assert "FAILED" in capsys.readouterr().err
+
+
+def test_check_refuses_other_weights(tiny_bundle, tmp_path):
+    """check compares the weights' hash first: other weights are wrong use, not a failed check."""
+    from tiny import write_checkpoint
+
+    write_checkpoint(tmp_path, seed=5)
+    result = run("bge-export", "check", tiny_bundle, "--checkpoint", tmp_path)
+    assert result.returncode == 2
+    assert "expected the weights that tiny-cpu-fp32 was made from" in result.stderr
+
+
+def test_ctrl_c_leaves_no_file(tiny_bundle, tmp_path):
+    """An interrupted `bge embed --out` ends with 130 and leaves nothing half-written."""
+    fifo, out = tmp_path / "texts.txt", tmp_path / "vectors.npz"
+    os.mkfifo(fifo)
+    code = CODE.format(module="bge_onnx.cli", name="bge")
+    command = [sys.executable, "-c", code, "embed", str(tiny_bundle), str(fifo), "--out", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with fifo.open("w") as writer:
+        writer.write("a text\n")
+        writer.flush()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted" in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]

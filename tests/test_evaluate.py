@@ -1,0 +1,128 @@
+"""Scores: the metrics by hand, the tasks' forms, and the published numbers of trained weights."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from bge_export.evaluate import bundle_embed, evaluate, ndcg_at
+from bge_export.tasks import KNOWN, Retrieval, SentencePairs, open_task
+from bge_onnx import Embedder, InputError
+
+PYTORCH_SCIFACT = 0.64508  # float32 PyTorch on all-MiniLM-L6-v2: `bge-export evaluate … --task scifact --checkpoint …`
+
+
+@pytest.mark.parametrize(
+    ("gains", "relevant", "wanted"),
+    [
+        ([1, 0, 0], [1], 1.0),
+        ([0, 1, 0], [1], 1 / np.log2(3)),
+        ([0, 0, 0], [1], 0.0),
+        ([1, 0, 1], [1, 1], (1 + 1 / 2) / (1 + 1 / np.log2(3))),
+        ([1, 2], [2, 1], (1 + 2 / np.log2(3)) / (2 + 1 / np.log2(3))),
+        ([0] * 10 + [1], [1], 0.0),
+        ([1], [1] * 20, 1 / sum(1 / np.log2(rank + 1) for rank in range(1, 11))),
+    ],
+)
+def test_ndcg_at_10(gains, relevant, wanted):
+    """nDCG@10 with linear gains, the ideal ranking from all relevant passages, found or not."""
+    assert ndcg_at(np.array(gains), relevant, 10) == pytest.approx(wanted)
+
+
+def embed_letters(texts, prompt):
+    """Vectors that count letters: enough to rank by."""
+    return np.array([[(prompt + text).count(letter) + 1e-3 for letter in "abc"] for text in texts], dtype=np.float32)
+
+
+def test_retrieval_scores():
+    """Each query is scored on its own judgements, prompts are applied, recall counts the first hundred."""
+    corpus = {"1": "aaa", "2": "bbb", "3": "ccc"}
+    task = Retrieval(name="t", corpus=corpus, queries={"x": "aa", "y": "b"}, relevance={"x": {"1": 1}, "y": {"3": 1}})
+    plain = evaluate(task, embed_letters, {})
+    assert plain.values["ndcg_at_10"] == pytest.approx((1 + 1 / 2) / 2)
+    assert plain.values["recall_at_100"] == 1
+    assert evaluate(task, embed_letters, {"query": "cccc"}).values["ndcg_at_10"] > plain.values["ndcg_at_10"] - 0.3
+    assert evaluate(task, embed_letters, {"query": "ccccc"}).values != plain.values
+
+
+def test_spearman_is_of_ranks():
+    """Any order-keeping change of the gold scores leaves the correlation at one."""
+    task = SentencePairs(name="t", left=["a", "a", "a"], right=["a", "ab", "b"], gold=[100, 2, 0.5])
+    assert evaluate(task, embed_letters, {}).score == pytest.approx(1)
+
+
+def write_beir(folder, compressed):
+    rows = '{"_id": "d1", "title": "T", "text": "abc"}\n{"_id": "d2", "text": "xyz"}\n'
+    folder.mkdir()
+    if compressed:
+        (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
+        (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
+    else:
+        (folder / "corpus.jsonl").write_text(rows)
+        (folder / "qrels").mkdir()
+        (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "ab"}\n{"_id": "q2", "text": "unjudged"}\n')
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_beir_folders(tmp_path, compressed):
+    """Both usual layouts are read; titles stand before texts; queries without judgements are left out."""
+    write_beir(tmp_path / "set", compressed)
+    task = open_task(str(tmp_path / "set"), None)
+    assert task.corpus == {"d1": "T abc", "d2": "xyz"}
+    assert task.queries == {"q1": "ab"}
+    assert task.relevance == {"q1": {"d1": 2}}
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl", "pairs.jsonl.gz"])
+def test_sentence_pair_files(tmp_path, name):
+    """CSV without a header and JSON lines, compressed or not, are read."""
+    row = json.dumps({"sentence1": "a", "sentence2": "b", "score": 2.5}).encode()
+    text = b"a,b,2.5\n" if name.endswith(".csv") else row
+    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    task = open_task(str(tmp_path / name), None)
+    assert (task.left, task.right, task.gold) == (("a",), ("b",), (2.5,))
+
+
+def test_an_unknown_task_is_refused(tmp_path):
+    """A task that is neither known nor a folder says what is possible."""
+    with pytest.raises(InputError, match=r"nothere: expected a task \(stsb, scifact\), a folder with corpus.jsonl"):
+        open_task("nothere", None)
+
+
+def test_a_broken_file_of_pairs_is_refused(tmp_path):
+    """A CSV with another number of columns is an error that names the file."""
+    (tmp_path / "pairs.csv").write_text("a,b\n")
+    with pytest.raises(InputError, match=r"pairs\.csv: expected rows of sentence1, sentence2 and score"):
+        open_task(str(tmp_path / "pairs.csv"), None)
+
+
+def test_known_tasks_read_the_variable(data, monkeypatch):
+    """BGE_EVAL_DATA stands in for --data."""
+    monkeypatch.setenv("BGE_EVAL_DATA", str(data))
+    assert len(open_task("stsb", None).gold) == 1379
+    scifact = open_task("scifact", None)
+    assert (len(scifact.corpus), len(scifact.queries)) == (5183, 300)
+    assert set(KNOWN) == {"stsb", "scifact"}
+
+
+@pytest.mark.checkpoint
+def test_minilm_reaches_its_published_spearman(minilm_bundle, data):
+    """all-MiniLM-L6-v2 has the STS-B score that MTEB published, to four decimals and a half."""
+    embedder = Embedder.open(minilm_bundle)
+    scores = evaluate(open_task("stsb", data), bundle_embed(embedder), embedder.bundle.prompts)
+    published = json.loads((data / "eval-stsb/reference.json").read_text())
+    wanted = published["sentence-transformers/all-MiniLM-L6-v2"]["cosine_spearman"]
+    assert scores.score == pytest.approx(wanted, abs=5e-5)
+    assert scores.score == pytest.approx(0.82032, abs=5e-5)
+
+
+@pytest.mark.checkpoint
+def test_minilm_reaches_pytorchs_ndcg(minilm_bundle, data):
+    """On all of SciFact the bundle ranks as PyTorch does, to four decimals."""
+    embedder = Embedder.open(minilm_bundle)
+    scores = evaluate(open_task("scifact", data), bundle_embed(embedder), embedder.bundle.prompts)
+    assert round(scores.score, 4) == round(PYTORCH_SCIFACT, 4)
