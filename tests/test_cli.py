@@ -30,8 +30,7 @@ def run(name, *arguments, stdin=None, **environment):
 
 
 def commands():
-    for cli in (bge_onnx.cli.cli, bge_export.cli.cli):
-        yield from cli.commands.values()
+    return [*bge_onnx.cli.cli.commands.values(), *bge_export.cli.cli.commands.values()]
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)

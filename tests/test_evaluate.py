@@ -40,7 +40,7 @@ def embed_letters(texts, prompt):
 def test_retrieval_scores():
     """Each query is scored on its own judgements, prompts are applied, recall counts the first hundred."""
     corpus = {"1": "aaa", "2": "bbb", "3": "ccc"}
-    task = Retrieval(name="t", corpus=corpus, queries={"x": "aa", "y": "b"}, relevance={"x": {"1": 1}, "y": {"3": 1}})
+    task = Retrieval(name="t", corpus=corpus, queries={"x": "aa", "y": "bba"}, relevance={"x": {"1": 1}, "y": {"3": 1}})
     plain = evaluate(task, embed_letters, {})
     assert plain.values["ndcg_at_10"] == pytest.approx((1 + 1 / 2) / 2)
     assert plain.values["recall_at_100"] == 1

@@ -141,8 +141,8 @@ class Encoder:
         name = "embeddings.word_embeddings.weight"
 
         def words() -> Array:
-            types = self.weights.read("embeddings.token_type_embeddings.weight")
-            return np.add(self.weights.read(name), types[0])
+            table: Array = self.weights.read(name) + self.weights.read("embeddings.token_type_embeddings.weight")[0]
+            return table
 
         words_table = self.graph.weight(self.weights.lazy(name, words, self.weights.shapes[name]))
         positions_table = self.weight("embeddings.position_embeddings.weight")

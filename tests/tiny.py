@@ -1,0 +1,98 @@
+"""Tiny checkpoints for tests, and ways to store or damage their files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from bge_export import random_checkpoint
+
+CONFIG = {
+    "model_type": "bert",
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 512,
+    "hidden_act": "gelu",
+}
+
+
+def write_checkpoint(
+    folder: Path,
+    *,
+    seed: int = 0,
+    lower_case: bool = True,
+    modules: Sequence[str] = (),
+    pooling_config: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> Path:
+    """Write a two-layer BERT of width 32 with seeded weights and a tokenizer into `folder`; returns `folder`.
+
+    modules         class names for sentence-transformers' modules.json; none leaves that file out
+    pooling_config  the content of 1_Pooling/config.json; None leaves that file out
+    changes         keys of config.json that differ from CONFIG
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random_checkpoint.write(folder, CONFIG | changes, seed=seed, lower_case=lower_case)
+    if modules:
+        write_modules(folder, *modules)
+    if pooling_config is not None:
+        write_json(folder / "1_Pooling/config.json", pooling_config)
+    return folder
+
+
+def write_modules(folder: Path, *modules: str) -> None:
+    """Write modules.json as sentence-transformers up to 4 does, or with full type names where `modules` has dots."""
+    types = [module if "." in module else f"sentence_transformers.models.{module}" for module in modules]
+    paths = ["", *(f"{index}_{kind.rsplit('.', 1)[-1]}" for index, kind in enumerate(types[1:], 1))]
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": index, "name": str(index), "path": path, "type": kind}
+            for index, (kind, path) in enumerate(zip(types, paths, strict=True))
+        ],
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, making the folder where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def edit_json(path: Path, *, remove: Sequence[str] = (), **changes: Any) -> None:
+    """Set and remove keys of a JSON file that is there."""
+    record = json.loads(path.read_text(encoding="utf-8")) | changes
+    write_json(path, {key: value for key, value in record.items() if key not in remove})
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint that `write_checkpoint` wrote."""
+    return load_file(folder / "model-00000.safetensors")
+
+
+def remove_weights(folder: Path) -> None:
+    """Delete every weight file and index."""
+    for path in [*folder.glob("*.safetensors*"), *folder.glob("pytorch_model*")]:
+        path.unlink()
+
+
+def store_weights(folder: Path, tensors: Mapping[str, torch.Tensor]) -> Path:
+    """Put `tensors` in the place of all weights, as one model.safetensors; returns that file."""
+    remove_weights(folder)
+    save_file(dict(tensors), folder / "model.safetensors")
+    return folder / "model.safetensors"
+
+
+def store_pickle(folder: Path, value: Any, *, zipped: bool = True) -> Path:
+    """Put `value` in the place of all weights, as pytorch_model.bin, in the form before PyTorch 1.6 if not `zipped`."""
+    remove_weights(folder)
+    torch.save(value, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    return folder / "pytorch_model.bin"
