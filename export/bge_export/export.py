@@ -44,28 +44,34 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     """
     target = _target(request.target)
     with open_checkpoint(request) as (folder, source):
-        config_json, config, recipe = _read(request, folder)
-        model_file = MODELS[config_json["model_type"]]
-        weights = Weights.open(folder, prefix=model_file.PREFIX)
+        config, recipe = _read(request, folder)
+        model_file = MODELS[config.required["model_type"]]
         shapes = model_file.weight_shapes(config)
-        weights.check(shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=config_json["model_type"])
+        Weights.open(folder, prefix=model_file.PREFIX).check(
+            shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=config.required["model_type"]
+        )
         size_bytes = sum(4 * int(np.prod(shape)) for shape in shapes.values())
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             expected = check.expect(folder, recipe)
-            model = model_file.build(
-                config, weights, pooling=recipe.pooling, normalize=recipe.normalize, token_states=target.token_states
-            )
-            lower(model, target.swaps)
-            for value in model.graph.outputs:
-                value.name = target.outputs.get(str(value.name), value.name)
-            bundle_writer.write_graph(partial, model, target, progress=progress)
-            bundle = _describe(request, partial, config, recipe, source, folder)
-            parity = check.compare(
-                Embedder.open(bundle_writer.write_manifest(bundle).folder), expected, limit=target.limit
-            )
+            _write_graph(partial, folder, config, recipe, target, progress=progress)
+            bundle = bundle_writer.write_manifest(_describe(request, partial, config, recipe, source, folder))
+            parity = check.compare(Embedder.open(partial), expected, limit=target.limit)
             _require(parity, out)
             bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
+
+
+def _write_graph(out: Path, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool) -> None:
+    """Build, lower and save the graph. The weights' files are closed again afterwards: mapped pages count as memory."""
+    model_file = MODELS[config.required["model_type"]]
+    weights = Weights.open(checkpoint, prefix=model_file.PREFIX)
+    model = model_file.build(
+        config, weights, pooling=recipe.pooling, normalize=recipe.normalize, token_states=target.token_states
+    )
+    lower(model, target.swaps)
+    for value in model.graph.outputs:
+        value.name = target.outputs.get(str(value.name), value.name)
+    bundle_writer.write_graph(out, model, target, progress=progress)
 
 
 def check_bundle(folder: Path, checkpoint: Path | None) -> Parity:
@@ -143,7 +149,7 @@ def _target(name: str) -> Target:
     return TARGETS[name]
 
 
-def _read(request: Request, folder: Path) -> tuple[dict[str, Any], Any, Recipe]:
+def _read(request: Request, folder: Path) -> tuple[Any, Recipe]:
     path = folder / "config.json"
     record = read_json(path)
     model_type = record.get("model_type")
@@ -153,7 +159,7 @@ def _read(request: Request, folder: Path) -> tuple[dict[str, Any], Any, Recipe]:
             "    This architecture is not supported."
         )
     config = parse_config(MODELS[model_type].Config, record, path)
-    return record, config, read_recipe(folder, catalog.find(request.model), record, request.options)
+    return config, read_recipe(folder, catalog.find(request.model), record, request.options)
 
 
 def _describe(request: Request, partial: Path, config: Any, recipe: Recipe, source: Source, checkpoint: Path) -> Bundle:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import pickle
 from collections.abc import Callable, Iterable, Mapping
@@ -116,14 +115,21 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
     try:
-        opened: Any = contextlib.ExitStack().enter_context(safe_open(file, framework="pt"))
-        names = list(opened.keys())
-        return {name: (tuple(opened.get_slice(name).get_shape()), partial(opened.get_tensor, name)) for name in names}
+        with safe_open(file, framework="pt") as opened:
+            shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        return {name: (shape, partial(_read_safetensor, file, name)) for name, shape in shapes.items()}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{file}: expected a safetensors file, found {file.stat().st_size} bytes that are none ({error}).\n"
             "    Truncated or damaged: download it again."
         ) from None
+
+
+def _read_safetensor(file: Path, name: str) -> torch.Tensor:
+    """One tensor. The file is opened anew: an open one keeps every page it has read in this process's memory."""
+    with safe_open(file, framework="pt") as opened:
+        tensor: torch.Tensor = opened.get_tensor(name)
+        return tensor
 
 
 def _pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:

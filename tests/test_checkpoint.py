@@ -1,0 +1,416 @@
+"""Reading a checkpoint: every form of its files gives the same vectors, every fault is named and nothing is guessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from bge_export.checkpoint import Options
+from bge_export.config import parse_config, read_json
+from bge_export.export import Request, export
+from bge_export.models.bert import Config
+from bge_export.random_checkpoint import bert_tokenizer
+from bge_onnx import CheckpointError, Embedder
+from tiny import edit_json, read_weights, remove_weights, store_pickle, store_weights, write_checkpoint, write_json
+
+TEXTS = ["", "a", "what is bm25?", "one two three " * 40]
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 95826648\n"
+FORM = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torch_on_one_core():
+    """Spinning threads of a tiny model only wait for each other where the machine is busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+def vectors(checkpoint, out):
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=checkpoint, options=Options(pooling="cls"))
+    return Embedder.open(export(request, out).folder, threads=1).embed(TEXTS).dense
+
+
+def refusal(checkpoint):
+    """The text of the CheckpointError that an export ends with; nothing is left of the bundle."""
+    with pytest.raises(CheckpointError) as caught:
+        vectors(checkpoint, checkpoint.parent / "bundle")
+    assert [path.name for path in checkpoint.parent.iterdir()] == [checkpoint.name]
+    return str(caught.value)
+
+
+def store_shards(folder, tensors):
+    """Two pickles and their index, as transformers wrote large models."""
+    remove_weights(folder)
+    names = sorted(tensors)
+    shards = {"pytorch_model-00001-of-00002.bin": names[:20], "pytorch_model-00002-of-00002.bin": names[20:]}
+    for file, part in shards.items():
+        torch.save({name: tensors[name] for name in part}, folder / file)
+    weight_map = {name: file for file, part in shards.items() for name in part}
+    write_json(folder / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def store_task_model(folder, tensors):
+    """With a task's prefix, its head and the positions' buffer, as older versions of transformers wrote it."""
+    extra = {"cls.predictions.bias": torch.zeros(400), "bert.pooler.dense.bias": torch.zeros(32)}
+    extra["bert.embeddings.position_ids"] = torch.arange(512)[None]
+    store_pickle(folder, {f"bert.{name}": tensor for name, tensor in tensors.items()} | extra)
+
+
+def store_views(folder, tensors):
+    """Parameters that are views with strides."""
+    turned = {name: tensor.T.contiguous().T if tensor.ndim == 2 else tensor for name, tensor in tensors.items()}
+    store_pickle(folder, {name: torch.nn.Parameter(tensor) for name, tensor in turned.items()})
+
+
+FORMS = {
+    "safetensors": store_weights,
+    "pickle": store_pickle,
+    "legacy pickle": lambda folder, tensors: store_pickle(folder, tensors, zipped=False),
+    "sharded pickles": store_shards,
+    "task model": store_task_model,
+    "views": store_views,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_weights_gives_the_same_bits(checkpoint, tiny, tmp_path, form):
+    """The same weights give bit-identical vectors, however the checkpoint stores them."""
+    FORMS[form](checkpoint, read_weights(checkpoint))
+    np.testing.assert_array_equal(vectors(checkpoint, tmp_path / "bundle"), tiny.embed(TEXTS).dense)
+
+
+def test_safetensors_are_taken_where_a_pickle_lies_beside(checkpoint, tiny, tmp_path):
+    """A checkpoint with both kinds of weights is read from the safetensors; the pickle is not even opened."""
+    (checkpoint / "pytorch_model.bin").write_bytes(b"no pickle")
+    np.testing.assert_array_equal(vectors(checkpoint, tmp_path / "bundle"), tiny.embed(TEXTS).dense)
+
+
+def test_a_masked_language_model_as_transformers_saves_it(checkpoint, tiny, tmp_path):
+    """BertForMaskedLM's own folder, with the prefix `bert.` and a head `cls.`, gives the encoder's vectors."""
+    import transformers
+
+    config = transformers.BertConfig.from_pretrained(checkpoint)
+    model = transformers.BertForMaskedLM(config)
+    model.bert.load_state_dict(read_weights(checkpoint))
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved)
+    shutil.copy(checkpoint / "tokenizer.json", saved)
+    shutil.copy(checkpoint / "tokenizer_config.json", saved)
+    assert {name.split(".")[0] for name in model.state_dict()} == {"bert", "cls"}
+    np.testing.assert_array_equal(vectors(saved, tmp_path / "bundle"), tiny.embed(TEXTS).dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_weights_are_widened_exactly(checkpoint, tiny, tmp_path, dtype):
+    """Weights stored in 16 bits give the vectors of the same values stored in float32."""
+    halves = {name: tensor.to(dtype) for name, tensor in read_weights(checkpoint).items()}
+    store_weights(checkpoint, halves)
+    found = vectors(checkpoint, tmp_path / "halves")
+    store_weights(checkpoint, {name: tensor.to(torch.float32) for name, tensor in halves.items()})
+    np.testing.assert_array_equal(found, vectors(checkpoint, tmp_path / "wide"))
+    assert np.abs(found - tiny.embed(TEXTS).dense).max() > 1e-6
+
+
+def test_all_faulty_weights_are_listed_at_once(checkpoint):
+    """One error names every weight that is missing, of another shape or unknown, with both shapes."""
+    weights = read_weights(checkpoint)
+    del weights["encoder.layer.0.output.dense.weight"], weights["encoder.layer.1.intermediate.dense.bias"]
+    weights["embeddings.LayerNorm.bias"] = torch.zeros(31)
+    weights["adapter.scale"] = torch.zeros(1)
+    store_weights(checkpoint, weights)
+    assert refusal(checkpoint) == (
+        "bert: 2 weights missing, 1 of another shape, 1 unknown:\n"
+        "    encoder.layer.0.output.dense.weight   expected (32, 64), found nothing\n"
+        "    encoder.layer.1.intermediate.dense.bias   expected (64,), found nothing\n"
+        "    embeddings.LayerNorm.bias   expected (32,), found (31,)\n"
+        "    adapter.scale   unknown\n"
+        "    Are config.json and the weights of the same model?"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8], ids=str)
+def test_integer_weights_are_refused(checkpoint, dtype):
+    """A quantised weight is named and refused: without its scale it would be another model."""
+    weights = read_weights(checkpoint)
+    weights["encoder.layer.0.output.dense.weight"] = weights["encoder.layer.0.output.dense.weight"].to(dtype)
+    store_weights(checkpoint, weights)
+    text = refusal(checkpoint)
+    assert "encoder.layer.0.output.dense.weight" in text
+    assert str(dtype).removeprefix("torch.") in text
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("embeddings.word_embeddings.weight", 12800),
+        ("embeddings.token_type_embeddings.weight", 64),
+        ("encoder.layer.0.intermediate.dense.weight", 2048),
+        ("encoder.layer.1.output.dense.bias", 32),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused(checkpoint, name, size, value):
+    """NaN and infinity in any weight, large or small, are an error that names it and counts them."""
+    weights = read_weights(checkpoint)
+    weights[name].view(-1)[7] = value
+    store_weights(checkpoint, weights)
+    text = refusal(checkpoint)
+    assert f"{name}: expected finite weights, found 1 NaN or infinite of {size}." in text
+    assert "take another" in text
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 50_000], ids=["empty", "in the length", "in the header", "in the data"])
+def test_a_cut_safetensors_file_is_refused(checkpoint, kept):
+    """A safetensors file cut anywhere is an error with its name, its size and the advice to download it again."""
+    file = store_weights(checkpoint, read_weights(checkpoint))
+    file.write_bytes(file.read_bytes()[:kept])
+    text = refusal(checkpoint)
+    assert f"{file}: expected a safetensors file, found {kept} bytes that are none" in text
+    assert "Truncated or damaged: download it again." in text
+
+
+@FORM
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9])
+def test_a_cut_pickle_is_refused(checkpoint, zipped, part):
+    """A pickle cut anywhere is an error with its name and the advice to download it again."""
+    file = store_pickle(checkpoint, read_weights(checkpoint), zipped=zipped)
+    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+    text = refusal(checkpoint)
+    assert f"{file}: truncated or damaged (" in text
+    assert "Download it again." in text
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_pointer_of_git_lfs_is_named_as_one(checkpoint, file):
+    """A repository cloned without its large files is told from a damaged one, with the command that fetches them."""
+    remove_weights(checkpoint)
+    (checkpoint / file).write_bytes(LFS_POINTER)
+    text = refusal(checkpoint)
+    assert "Git LFS" in text
+    assert "git lfs pull" in text
+
+
+class MakesFolder:
+    """Something whose unpickling would run code."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@FORM
+def test_a_pickle_with_code_is_not_run(checkpoint, tmp_path_factory, zipped):
+    """A pickle that holds more than tensors is refused and its code is not run; nothing advises to run it."""
+    trap = tmp_path_factory.mktemp("trap") / "sprung"
+    file = store_pickle(checkpoint, read_weights(checkpoint) | {"trap": MakesFolder(trap)}, zipped=zipped)
+    torch.load(file, weights_only=False)
+    assert trap.is_dir(), "the trap itself does not work"
+    trap.rmdir()
+    text = refusal(checkpoint)
+    assert not trap.exists()
+    assert f"{file}: expected a pickle of tensors only, found more" in text
+    assert "It was not run. Save the weights as safetensors" in text
+    assert "weights_only" not in text
+
+
+@FORM
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        ({"epoch": 3}, "dict"),
+        ({"state_dict": {"embeddings.LayerNorm.bias": torch.zeros(32)}}, "dict"),
+        ({7: torch.zeros(1)}, "dict"),
+        ([torch.zeros(1)], "list"),
+        (torch.zeros(1), "Tensor"),
+    ],
+    ids=["number", "nested", "key that is no name", "list", "tensor"],
+)
+def test_a_pickle_of_other_things_is_refused(checkpoint, zipped, value, kind):
+    """A harmless pickle that is no dict of named tensors is refused, and what to save instead is said."""
+    file = store_pickle(checkpoint, read_weights(checkpoint) | value if kind == "dict" else value, zipped=zipped)
+    text = refusal(checkpoint)
+    assert f"{file}: expected a dict of tensors, found {kind} with other things in it." in text
+    assert "Save the model's state_dict() alone." in text
+
+
+def test_a_missing_shard_is_named(checkpoint):
+    """An index that lists a file that is not there is an error that names the index and the file."""
+    store_shards(checkpoint, read_weights(checkpoint))
+    (checkpoint / "pytorch_model-00002-of-00002.bin").unlink()
+    text = refusal(checkpoint)
+    assert f"{checkpoint / 'pytorch_model.bin.index.json'} lists weights in pytorch_model-00002-of-00002.bin" in text
+    assert "Download the checkpoint again." in text
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"weight_map": []}', '{"weight_map": {"a": 1}}', "not JSON"])
+def test_a_damaged_index_is_named(checkpoint, content):
+    """An index of shards that is no index is an error with its name, not a Python traceback."""
+    (checkpoint / "model.safetensors.index.json").write_text(content)
+    text = refusal(checkpoint)
+    assert str(checkpoint / "model.safetensors.index.json") in text
+    assert "Download the checkpoint again." in text
+
+
+def test_no_weights(checkpoint):
+    """A folder without weights is an error that lists the file names looked for."""
+    remove_weights(checkpoint)
+    text = refusal(checkpoint)
+    assert f"{checkpoint}: expected weights (" in text
+    assert "model.safetensors, pytorch_model.bin.index.json, pytorch_model.bin), found none of them." in text
+    assert "Give the folder that holds the model's own files." in text
+
+
+def test_no_config(checkpoint):
+    """A folder without config.json is an error that says which files belong together."""
+    (checkpoint / "config.json").unlink()
+    text = refusal(checkpoint)
+    assert f"{checkpoint}: expected a checkpoint with config.json, found none." in text
+    assert "Give the folder that holds config.json, the weights and the tokenizer." in text
+
+
+@pytest.mark.parametrize("content", ["", "{'a': 1}", '{"model_type": "bert"', "\0\xff"])
+def test_a_config_that_is_not_json(checkpoint, content):
+    """A config.json that cannot be parsed is an error with its name and the place of the fault."""
+    (checkpoint / "config.json").write_text(content, encoding="latin-1")
+    text = refusal(checkpoint)
+    assert f"{checkpoint / 'config.json'}: expected JSON, found " in text
+    assert "Download the checkpoint again." in text
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"bert"', '{"model_type": ["bert"]}'])
+def test_a_config_that_is_no_object(checkpoint, content):
+    """A config.json of valid JSON that is no configuration is an error with its name, not a Python traceback."""
+    (checkpoint / "config.json").write_text(content)
+    assert f"{checkpoint / 'config.json'}: expected" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("model_type", ["xlm-roberta", "gemma2", "BERT", None])
+def test_an_unknown_architecture(checkpoint, model_type):
+    """A model_type that no model file stands for is refused, and those that are supported are listed."""
+    edit_json(checkpoint / "config.json", model_type=model_type)
+    text = refusal(checkpoint)
+    assert f"{checkpoint / 'config.json'}: expected a model_type out of bert, found {model_type!r}." in text
+    assert "This architecture is not supported." in text
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("hidden_act", "relu", "'gelu'"),
+        ("hidden_act", "gelu_new", "'gelu'"),
+        ("position_embedding_type", "relative_key", "'absolute'"),
+        ("is_decoder", True, "False"),
+        ("add_cross_attention", True, "False"),
+        ("pruned_heads", {"0": [1]}, "{}"),
+    ],
+)
+def test_an_unsupported_value_is_refused(checkpoint, key, value, wanted):
+    """A key whose value our graph does not compute is an error with both values."""
+    edit_json(checkpoint / "config.json", **{key: value})
+    text = refusal(checkpoint)
+    assert f"{key}   expected {wanted}, found {value!r}" in text
+    assert "Each could change the vectors." in text
+
+
+def test_all_faulty_keys_are_listed_at_once(checkpoint):
+    """One error names every key of config.json that is missing, unknown, of a wrong kind or not supported."""
+    changes = {"intermediate_size": "64", "is_decoder": True, "rope_scaling": {"factor": 2}}
+    edit_json(checkpoint / "config.json", remove=["hidden_size"], **changes)
+    assert refusal(checkpoint) == (
+        f"{checkpoint / 'config.json'}: 4 keys that the exporter cannot honour:\n"
+        "    hidden_size   missing\n"
+        "    intermediate_size   expected a number, found '64'\n"
+        "    is_decoder   expected False, found True\n"
+        "    rope_scaling   unknown, found {'factor': 2}\n"
+        "    Each could change the vectors. If one cannot, list it as harmless in the model's Config."
+    )
+
+
+def test_heads_that_do_not_divide_the_width(checkpoint):
+    """A hidden size that is no multiple of the heads is an error with both numbers."""
+    edit_json(checkpoint / "config.json", num_attention_heads=5)
+    assert "expected hidden_size to be a multiple of num_attention_heads, found 32 and 5." in refusal(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_attention_heads", 0), ("num_attention_heads", -4), ("num_hidden_layers", 2.5)]
+)
+def test_a_size_that_is_no_size(checkpoint, key, value):
+    """A size in config.json that is no whole number from 1 on is an error that names the key and the value."""
+    edit_json(checkpoint / "config.json", **{key: value})
+    text = refusal(checkpoint)
+    assert key in text
+    assert re.search(rf"found (\S+ and )?{re.escape(repr(value))}\b", text)
+
+
+@pytest.mark.parametrize("folder", ["tokenizer-bge-small-zh-v1.5", "tokenizer-bge-small-en-v1.5"])
+def test_the_published_configurations_are_read(data, folder):
+    """Every key of the published BGE configurations is known, and the sizes arrive."""
+    path = data / folder / "config.json"
+    record = read_json(path)
+    config = parse_config(Config, record, path)
+    sizes = {key: getattr(config, key) for key in ("hidden_size", "num_hidden_layers", "layer_norm_eps", "vocab_size")}
+    assert sizes == {key: record[key] for key in sizes}
+
+
+def test_a_tokenizer_with_more_tokens_than_the_word_table(checkpoint):
+    """A tokenizer whose ids the weights have no row for is refused with both numbers."""
+    bert_tokenizer(450, lower_case=True).save(str(checkpoint / "tokenizer.json"))
+    text = refusal(checkpoint)
+    assert "expected at most 400 tokens, the rows of the word table, found 450." in text
+    assert "Are tokenizer and weights of the same model?" in text
+
+
+def test_a_tokenizer_of_a_vocabulary_alone(checkpoint, tiny, tmp_path):
+    """A checkpoint with vocab.txt and no tokenizer.json, as older ones are, gives the same vectors."""
+    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    (checkpoint / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n", encoding="utf-8")
+    (checkpoint / "tokenizer.json").unlink()
+    np.testing.assert_array_equal(vectors(checkpoint, tmp_path / "bundle"), tiny.embed(TEXTS).dense)
+
+
+@pytest.mark.parametrize(
+    "removed", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]], ids=["settings left", "none left"]
+)
+def test_no_tokenizer(checkpoint, removed):
+    """A folder without a tokenizer is refused; nothing stands in for it."""
+    for name in removed:
+        (checkpoint / name).unlink()
+    text = refusal(checkpoint)
+    assert f"{checkpoint}: expected a tokenizer" in text
+    assert "tokenizer.json" in text
+
+
+@pytest.mark.parametrize("content", ["", '{"version": "1.0", "added_to', "{}", "[]"])
+def test_a_damaged_tokenizer_is_named(checkpoint, content):
+    """A tokenizer.json that is cut or is none is an error with its name, not a Python traceback."""
+    path = checkpoint / "tokenizer.json"
+    path.write_text(content)
+    assert f"{path}: expected" in refusal(checkpoint)
+
+
+def test_the_tokenizers_own_padding_and_truncation_are_dropped(checkpoint, tiny, tmp_path):
+    """A tokenizer.json that stores padding and truncation, as some on the Hub do, gives the same vectors."""
+    stored = {"padding": {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None}}
+    stored["padding"] |= {"pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    stored["truncation"] = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+    edit_json(checkpoint / "tokenizer.json", **stored)
+    np.testing.assert_array_equal(vectors(checkpoint, tmp_path / "bundle"), tiny.embed(TEXTS).dense)
+    record = json.loads((tmp_path / "bundle/tokenizer.json").read_text(encoding="utf-8"))
+    assert record["padding"] is None
+    assert record["truncation"] is None

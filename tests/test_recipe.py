@@ -1,0 +1,316 @@
+"""How a checkpoint's texts become vectors: sentence-transformers' files in both spellings, the catalog, the options."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from bge_export import catalog
+from bge_export.checkpoint import Options, Recipe, read_recipe
+from bge_onnx import CheckpointError
+from tiny import write_json, write_modules
+
+POOLING = "1_Pooling/config.json"
+FLAGS = {
+    "word_embedding_dimension": 32,
+    "pooling_mode_cls_token": False,
+    "pooling_mode_mean_tokens": False,
+    "pooling_mode_max_tokens": False,
+    "pooling_mode_mean_sqrt_len_tokens": False,
+    "pooling_mode_weightedmean_tokens": False,
+    "pooling_mode_lasttoken": False,
+}
+LONG_NAMES = (
+    "sentence_transformers.base.modules.transformer.Transformer",
+    "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+    "sentence_transformers.sentence_transformer.modules.normalize.Normalize",
+)
+SMALL_EN, SMALL_ZH = catalog.find("bge-small-en-v1.5"), catalog.find("bge-small-zh-v1.5")
+
+
+def recipe(folder, *, entry=None, positions=512, **options):
+    return read_recipe(folder, entry, {"max_position_embeddings": positions}, Options(**options))
+
+
+def refusal(folder, *, entry=None, positions=512, **options):
+    """The text of the CheckpointError that reading the recipe ends with."""
+    with pytest.raises(CheckpointError) as caught:
+        recipe(folder, entry=entry, positions=positions, **options)
+    return str(caught.value)
+
+
+@pytest.fixture
+def zh(data, tmp_path):
+    """The published files of bge-small-zh-v1.5, in sentence-transformers' old spelling, free to be changed."""
+    return shutil.copytree(data / "tokenizer-bge-small-zh-v1.5", tmp_path / "zh", copy_function=shutil.copyfile)
+
+
+def test_the_published_files_in_the_old_spelling(zh):
+    """The files of bge-small-zh-v1.5 and its catalog entry give its published recipe; the tokenizer decides on case."""
+    wanted = {"query": "为这个句子生成表示以用于检索相关文章：", "passage": ""}
+    assert recipe(zh, entry=SMALL_ZH) == Recipe(
+        pooling="cls", normalize=True, max_tokens=512, prompts=wanted, lower_cased=False
+    )
+
+
+def test_the_published_files_in_the_new_spelling(data):
+    """The files of bge-m3, as sentence-transformers 5 writes them, give its published recipe."""
+    assert recipe(data / "bge-configs/bge-m3", positions=8194) == Recipe(
+        pooling="cls", normalize=True, max_tokens=8192, prompts={"query": "", "passage": ""}, lower_cased=False
+    )
+
+
+def test_the_published_files_without_modules(data):
+    """The files of bge-multilingual-gemma2, which lack modules.json, give last-token pooling, normalised."""
+    found = recipe(data / "bge-configs/bge-multilingual-gemma2", positions=8192)
+    assert (found.pooling, found.normalize, found.max_tokens) == ("last", True, 8192)
+
+
+@pytest.mark.parametrize(
+    ("record", "pooling"),
+    [
+        (FLAGS | {"pooling_mode_cls_token": True}, "cls"),
+        (FLAGS | {"pooling_mode_mean_tokens": True}, "mean"),
+        (FLAGS | {"pooling_mode_lasttoken": True, "include_prompt": True}, "last"),
+        ({"word_embedding_dimension": 32, "pooling_mode_cls_token": True}, "cls"),
+        ({"embedding_dimension": 32, "pooling_mode": "cls", "include_prompt": True}, "cls"),
+        ({"embedding_dimension": 32, "pooling_mode": "mean"}, "mean"),
+        ({"embedding_dimension": 32, "pooling_mode": "lasttoken"}, "last"),
+        ({"pooling_mode": ["mean"]}, "mean"),
+    ],
+)
+def test_both_spellings_of_pooling(tmp_path, record, pooling):
+    """A flag per mode (sentence-transformers up to 4) and one `pooling_mode` (from 5 on) say the same."""
+    write_json(tmp_path / POOLING, record)
+    assert recipe(tmp_path).pooling == pooling
+
+
+@pytest.mark.parametrize(
+    ("record", "found"),
+    [
+        (FLAGS | {"pooling_mode_max_tokens": True}, "max"),
+        (FLAGS | {"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
+        (FLAGS | {"pooling_mode_weightedmean_tokens": True}, "weightedmean"),
+        (FLAGS | {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls + mean"),
+        (FLAGS, "none"),
+        ({"pooling_mode": "max"}, "max"),
+        ({"pooling_mode": ["cls", "mean"]}, "cls + mean"),
+        ({"pooling_mode": []}, "none"),
+        ({"pooling_mode": "cls", "include_prompt": False}, "cls, prompt left out"),
+        (FLAGS | {"pooling_mode_lasttoken": True, "include_prompt": False}, "last, prompt left out"),
+    ],
+)
+def test_unsupported_pooling_is_refused(tmp_path, record, found):
+    """Any other mode, none, several at once or a prompt left out is an error that says which, in both spellings."""
+    write_json(tmp_path / POOLING, record)
+    text = refusal(tmp_path)
+    assert f"{tmp_path / POOLING}: expected one pooling mode, cls, mean or lasttoken" in text
+    assert f"found {found}.\n    Other pooling is not supported." in text
+
+
+@pytest.mark.parametrize("record", [[], None, {"pooling_mode": None}, {"pooling_mode": 3}, {"pooling_mode": [None]}])
+def test_a_damaged_pooling_file_is_named(tmp_path, record):
+    """A 1_Pooling/config.json of another form is an error with its name, not a Python traceback."""
+    write_json(tmp_path / POOLING, record)
+    assert f"{tmp_path / POOLING}: expected " in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modules", "normalize"),
+    [
+        (("Transformer", "Pooling"), False),
+        (("Transformer", "Pooling", "Normalize"), True),
+        (LONG_NAMES[:2], False),
+        (LONG_NAMES, True),
+    ],
+)
+def test_modules_decide_on_normalisation(tmp_path, modules, normalize):
+    """Vectors are normalised where modules.json lists Normalize, under its short or its new long type name."""
+    write_modules(tmp_path, *modules)
+    write_json(tmp_path / POOLING, {"pooling_mode": "mean"})
+    assert recipe(tmp_path, entry=None).normalize is normalize
+
+
+def test_without_modules_vectors_are_normalised(tmp_path):
+    """A folder without modules.json gives vectors of length one, as all BGE models do."""
+    assert recipe(tmp_path, pooling="cls").normalize is True
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ("Transformer", "Pooling", "Dense"),
+        ("Transformer", "Pooling", "Dense", "Normalize"),
+        ("Transformer", "Normalize", "Pooling"),
+        ("CLIPModel",),
+        (*LONG_NAMES[:2], "sentence_transformers.sentence_transformer.modules.dense.Dense"),
+    ],
+)
+def test_other_modules_are_refused(tmp_path, modules):
+    """A Dense or any other module, or another order, is an error that lists what modules.json asks for."""
+    write_modules(tmp_path, *modules)
+    write_json(tmp_path / POOLING, {"pooling_mode": "cls"})
+    kinds = ", ".join(module.rsplit(".", 1)[-1] for module in modules)
+    text = refusal(tmp_path)
+    assert f"{tmp_path / 'modules.json'}: expected the modules Transformer, Pooling and perhaps Normalize" in text
+    assert f"found {kinds}.\n    Other modules change the vectors and are not supported." in text
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '[{"idx": 0}]', '["Transformer", "Pooling"]'])
+def test_a_damaged_modules_file_is_named(tmp_path, content):
+    """A modules.json of another form is an error with its name, not a Python traceback."""
+    (tmp_path / "modules.json").write_text(content)
+    assert f"{tmp_path / 'modules.json'}: expected " in refusal(tmp_path)
+
+
+def test_the_pooling_file_is_the_one_that_modules_name(tmp_path):
+    """The Pooling module's settings are those in the folder that modules.json names, never another folder's."""
+    write_modules(tmp_path, "Transformer", "Pooling")
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    modules[1]["path"] = "1_MeanPooling"
+    write_json(tmp_path / "modules.json", modules)
+    write_json(tmp_path / POOLING, {"pooling_mode": "cls"})
+    write_json(tmp_path / "1_MeanPooling/config.json", {"pooling_mode": "mean"})
+    assert recipe(tmp_path).pooling == "mean"
+
+
+def test_nothing_says_the_pooling(tmp_path):
+    """Without files and catalog the pooling is asked for; it is never guessed."""
+    text = refusal(tmp_path)
+    assert f"{tmp_path}: expected {POOLING}, which says how token states become a vector, found none." in text
+    assert "Add --pooling cls (as all BGE models do), --pooling mean or --pooling last." in text
+
+
+def test_modules_without_the_pooling_file(tmp_path):
+    """A modules.json that lists Pooling without its file is answered the same way, and --pooling settles it."""
+    write_modules(tmp_path, "Transformer", "Pooling")
+    assert f"{tmp_path}: expected {POOLING}, which says how token states become a vector, found none." in refusal(
+        tmp_path
+    )
+    assert recipe(tmp_path, pooling="mean") == recipe(tmp_path, pooling="mean", query_prompt="")
+    assert recipe(tmp_path, pooling="mean").normalize is False
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
+def test_an_option_settles_the_pooling(tmp_path, pooling):
+    """--pooling decides where no file does, and may repeat what a file says."""
+    assert recipe(tmp_path, pooling=pooling).pooling == pooling
+    write_json(tmp_path / POOLING, {"pooling_mode": {"last": "lasttoken"}.get(pooling, pooling)})
+    assert recipe(tmp_path, pooling=pooling).pooling == pooling
+
+
+def test_the_catalog_settles_the_pooling(tmp_path):
+    """A known model needs no files: the catalog has its recipe."""
+    found = recipe(tmp_path, entry=SMALL_EN)
+    wanted = {"query": "Represent this sentence for searching relevant passages: ", "passage": ""}
+    assert found == Recipe(pooling="cls", normalize=True, max_tokens=512, prompts=wanted, lower_cased=False)
+
+
+@pytest.mark.parametrize(
+    ("entry", "options", "reason"),
+    [
+        (None, {"pooling": "cls"}, "expected pooling cls (as --pooling says), found mean."),
+        (SMALL_EN, {}, "expected pooling cls (as BAAI/bge-small-en-v1.5 has it), found mean."),
+    ],
+    ids=["option", "catalog"],
+)
+def test_a_contradicted_pooling_is_refused(tmp_path, entry, options, reason):
+    """A file that contradicts the catalog or --pooling is an error with both answers."""
+    write_json(tmp_path / POOLING, {"pooling_mode": "mean"})
+    text = refusal(tmp_path, entry=entry, **options)
+    assert f"{tmp_path / POOLING}: {reason}" in text
+    assert "Leave --pooling out, or give the folder another name than a known model's." in text
+
+
+@pytest.mark.parametrize(
+    ("sentence_bert", "tokenizer", "entry", "option", "wanted"),
+    [
+        (None, None, None, None, 512),
+        (None, 128, None, None, 128),
+        (None, int(1e30), None, None, 512),
+        (None, 1e30, None, None, 512),
+        (None, 2048, None, None, 512),
+        (256, 128, None, None, 256),
+        (256, 128, SMALL_EN, None, 256),
+        (1024, None, None, None, 512),
+        (None, 128, SMALL_EN, None, 512),
+        (256, 128, SMALL_EN, 64, 64),
+        (None, None, None, 64, 64),
+        (64, None, None, 256, 256),
+    ],
+)
+def test_where_the_maximum_comes_from(tmp_path, sentence_bert, tokenizer, entry, option, wanted):
+    """--max-tokens, else sentence_bert_config, the catalog, the tokenizer; never more than there are positions."""
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": sentence_bert} if sentence_bert else {})
+    write_json(tmp_path / "tokenizer_config.json", {"model_max_length": tokenizer} if tokenizer else {})
+    assert recipe(tmp_path, entry=entry, pooling="cls", max_tokens=option).max_tokens == wanted
+
+
+def test_the_catalog_holds_the_maximum_below_the_positions(tmp_path):
+    """A known model with more positions than it was trained for keeps the catalog's maximum."""
+    assert recipe(tmp_path, entry=SMALL_EN, positions=1024).max_tokens == 512
+
+
+@pytest.mark.parametrize(("stored", "option", "found"), [(2, None, 2), (512, 513, 513), (512, 2, 2)])
+def test_a_maximum_out_of_range_is_refused(tmp_path, stored, option, found):
+    """Fewer tokens than a word needs, or more than the model has positions for, are an error with both limits."""
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": stored})
+    text = refusal(tmp_path, pooling="cls", max_tokens=option)
+    assert f"{tmp_path}: expected a maximum of 3 to 512 tokens, found {found}.\n    Set --max-tokens." in text
+
+
+@pytest.mark.parametrize(
+    ("stored", "entry", "option", "wanted"),
+    [
+        ({"query": "q: ", "document": "d: "}, None, None, {"query": "q: ", "passage": "d: "}),
+        ({"query": "q: ", "passage": "p: "}, None, None, {"query": "q: ", "passage": "p: "}),
+        ({"query": "q: "}, SMALL_EN, None, {"query": "q: ", "passage": ""}),
+        ({"query": "", "document": ""}, SMALL_EN, None, {"query": catalog.ENGLISH, "passage": ""}),
+        ({}, SMALL_ZH, None, {"query": catalog.CHINESE, "passage": ""}),
+        (None, SMALL_EN, None, {"query": catalog.ENGLISH, "passage": ""}),
+        (None, None, None, {"query": "", "passage": ""}),
+        ({"query": "q: ", "document": "d: "}, SMALL_EN, "mine: ", {"query": "mine: ", "passage": "d: "}),
+        ({"query": "q: "}, SMALL_EN, "", {"query": "", "passage": ""}),
+    ],
+)
+def test_where_the_prompts_come_from(tmp_path, stored, entry, option, wanted):
+    """--query-prompt, else config_sentence_transformers.json, else the catalog; an empty one in a file gives way."""
+    write_json(tmp_path / "config_sentence_transformers.json", {"prompts": stored, "default_prompt_name": None})
+    assert recipe(tmp_path, entry=entry, pooling="cls", query_prompt=option).prompts == wanted
+
+
+def test_the_name_decides_on_a_contradiction_about_case(zh):
+    """bge-small-zh's files contradict each other on case: under another name an error says so, with both ways out."""
+    text = refusal(zh)
+    assert f"{zh}: expected one answer, found two: sentence_bert_config.json says do_lower_case true" in text
+    assert "tokenizer_config.json says false." in text
+    assert "sentence-transformers lower-cases, FlagEmbedding does not" in text
+    assert "--lower-case or --keep-case." in text
+
+
+@pytest.mark.parametrize("entry", [SMALL_ZH, None], ids=["catalog", "other"])
+@pytest.mark.parametrize("lower_case", [True, False])
+def test_an_option_settles_the_case(zh, entry, lower_case):
+    """--lower-case and --keep-case decide, for known models too."""
+    assert recipe(zh, entry=entry, lower_case=lower_case).lower_cased is lower_case
+
+
+@pytest.mark.parametrize(
+    ("sentence_bert", "tokenizer"), [(True, True), (False, True), (False, False), (None, True), (None, False)]
+)
+def test_without_a_contradiction_the_tokenizer_decides_on_case(tmp_path, sentence_bert, tokenizer):
+    """Nothing is lower-cased before the tokenizer where it does that itself, or nothing asks for it."""
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": sentence_bert})
+    write_json(tmp_path / "tokenizer_config.json", {"do_lower_case": tokenizer})
+    assert recipe(tmp_path, pooling="cls").lower_cased is False
+
+
+@pytest.mark.parametrize(
+    "file", ["sentence_bert_config.json", "config_sentence_transformers.json", "tokenizer_config.json"]
+)
+def test_a_damaged_settings_file_is_named(tmp_path, file):
+    """A settings file that is cut is an error with its name."""
+    (tmp_path / file).write_text('{"prompts": {"query": ')
+    assert f"{tmp_path / file}: expected JSON, found " in refusal(tmp_path, pooling="cls")
