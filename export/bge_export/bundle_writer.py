@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,29 @@ def write_graph(folder: Path, model: ir.Model, target: Target, *, progress: bool
         def advance(tensor: ir.TensorProtocol, _: Any) -> None:
             bar.update(tensor.nbytes)
 
-        ir.save(model, path, external_data=target.weights, alignment=4096, callback=advance)
+        try:
+            ir.save(model, path, external_data=target.weights, alignment=4096, callback=advance)
+        except ir.serde.SerdeError as error:  # hides what a lazy weight raised
+            cause: BaseException = error
+            while cause.__cause__:
+                cause = cause.__cause__
+            raise (cause if isinstance(cause, CheckpointError) else error) from None
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise OSError(errno.ENOSPC, f"{path}: {error}") from error  # numpy's tofile says how much, not why
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """The tokenizers library raises a plain Exception where it cannot write: OSError again."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(error, OSError) or not found:
+            raise
+        raise OSError(int(found[1]), str(error)) from error
 
 
 def write_tokenizer(
@@ -60,7 +85,8 @@ def write_tokenizer(
             f"the tokenizer: expected at most {vocab_size} tokens, the rows of the word table, found "
             f"{backend.get_vocab_size()}.\n    Are tokenizer and weights of the same model?"
         )
-    backend.save(str(folder / TOKENIZER))
+    with _os_errors():
+        backend.save(str(folder / TOKENIZER))
     return {kind: int(token_id) for kind, token_id in special.items() if token_id is not None}
 
 
@@ -68,7 +94,8 @@ def write_portable_files(
     folder: Path, checkpoint: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, dims: int
 ) -> None:
     """What sentence-transformers, Optimum and transformers.js read beside the graph. Call before `write_tokenizer`."""
-    tokenizer.save_pretrained(folder)
+    with _os_errors():
+        tokenizer.save_pretrained(folder)
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     config["transformers.js_config"] = {"use_external_data_format": {"model.onnx": True}}
     pooling = {flag: mode == recipe.pooling for flag, mode in POOLING_FLAGS.items()}

@@ -66,26 +66,30 @@ def read_recipe(folder: Path, entry: Entry | None, config: dict[str, Any], optio
 def _modules(folder: Path) -> tuple[Pooling | None, bool | None]:
     """Pooling and normalisation that `modules.json` asks for; None where there is no such file."""
     if not (folder / "modules.json").is_file():
-        return (_pooling(folder), None) if (folder / POOLING_FILE).is_file() else (None, None)
-    kinds = [str(module["type"]).rsplit(".", 1)[-1] for module in read_json(folder / "modules.json")]
+        return _pooling(folder / POOLING_FILE), None
+    modules = read_json(folder / "modules.json", list)
+    kinds = [str(module.get("type") if isinstance(module, dict) else None).rsplit(".", 1)[-1] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise CheckpointError(
             f"{folder / 'modules.json'}: expected the modules Transformer, Pooling and perhaps Normalize, found "
             f"{', '.join(kinds)}.\n    Other modules change the vectors and are not supported."
         )
-    return _pooling(folder), kinds[-1] == "Normalize"
+    return _pooling(folder / modules[1].get("path", "1_Pooling") / "config.json"), kinds[-1] == "Normalize"
 
 
-def _pooling(folder: Path) -> Pooling:
-    record = read_json(folder / POOLING_FILE)
+def _pooling(path: Path) -> Pooling | None:
+    """The pooling that a Pooling module's file asks for; None where there is no such file."""
+    if not path.is_file():
+        return None
+    record = read_json(path)
     if "pooling_mode" in record:
         modes = record["pooling_mode"]
-        found = [POOLING_MODES.get(mode, mode) for mode in ([modes] if isinstance(modes, str) else modes)]
+        found = [POOLING_MODES.get(str(mode), str(mode)) for mode in (modes if isinstance(modes, list) else [modes])]
     else:
         found = [mode for flag, mode in POOLING_FLAGS.items() if record.get(flag)]
     if len(found) != 1 or found[0] not in POOLINGS or record.get("include_prompt", True) is not True:
         raise CheckpointError(
-            f"{folder / POOLING_FILE}: expected one pooling mode, cls, mean or lasttoken, prompt included, found "
+            f"{path}: expected one pooling mode, cls, mean or lasttoken, prompt included, found "
             f"{' + '.join(found) or 'none'}{'' if record.get('include_prompt', True) else ', prompt left out'}.\n"
             "    Other pooling is not supported."
         )

@@ -21,10 +21,10 @@ class ModelConfig(Protocol):
 C = TypeVar("C", bound=ModelConfig)
 
 
-def read_json(path: Path) -> Any:
-    """The JSON of a checkpoint's file. Raises CheckpointError: it is missing or no JSON."""
+def read_json(path: Path, kind: type[dict[str, Any] | list[Any]] = dict) -> Any:
+    """The JSON object (or list) of a checkpoint's file. Raises CheckpointError: it is missing or none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path.parent}: expected a checkpoint with {path.name}, found none.\n"
@@ -32,6 +32,12 @@ def read_json(path: Path) -> Any:
         ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: expected JSON, found {error}.\n    Download the checkpoint again.") from None
+    if not isinstance(value, kind):
+        raise CheckpointError(
+            f"{path}: expected a JSON {'object' if kind is dict else 'list'}, found {value!r:.40}.\n"
+            "    Download the checkpoint again."
+        )
+    return value
 
 
 def parse_config(kind: type[C], record: dict[str, Any], path: Path) -> C:
@@ -42,6 +48,8 @@ def parse_config(kind: type[C], record: dict[str, Any], path: Path) -> C:
         if key in fields:
             if not isinstance(value, int | float) or isinstance(value, bool):
                 faults.append(f"{key}   expected a number, found {value!r}")
+            elif fields[key].type == "int" and (not isinstance(value, int) or value < 0):
+                faults.append(f"{key}   expected a whole number, found {value!r}")
         elif key in kind.required:
             if value != kind.required[key]:
                 faults.append(f"{key}   expected {kind.required[key]!r}, found {value!r}")

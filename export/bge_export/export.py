@@ -52,6 +52,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         )
         size_bytes = sum(4 * int(np.prod(shape)) for shape in shapes.values())
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
+            reference.require_tokens(folder, recipe, config.vocab_size)
             expected = check.expect(folder, recipe)
             _write_graph(partial, folder, config, recipe, target, progress=progress)
             bundle = bundle_writer.write_manifest(_describe(request, partial, config, recipe, source, folder))
@@ -153,7 +154,7 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe]:
     path = folder / "config.json"
     record = read_json(path)
     model_type = record.get("model_type")
-    if model_type not in MODELS:
+    if not isinstance(model_type, str) or model_type not in MODELS:
         raise CheckpointError(
             f"{path}: expected a model_type out of {', '.join(MODELS)}, found {model_type!r}.\n"
             "    This architecture is not supported."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -56,7 +57,7 @@ def _prepare(out: Path, partial: Path, size_bytes: int, *, force: bool) -> None:
         raise BundleError(
             f"{out}: expected a folder that does not exist yet, found one.\n    Add --force to replace it."
         )
-    if out.exists() and not (out / "bundle.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not _is_bundle(out) and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out}: --force replaces bundles only, and this is none.\n    Choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
@@ -74,8 +75,20 @@ def _put_in_place(partial: Path, out: Path) -> None:
     if out.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         out.rename(replaced)
-    partial.rename(out)
+    try:
+        partial.rename(out)
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(out)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return "format_version" in json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _lock_path(out: Path) -> Path:

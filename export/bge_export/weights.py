@@ -43,6 +43,7 @@ class Weights:
         files = weight_files(folder)
         tensors: dict[str, tuple[Shape, Callable[[], torch.Tensor]]] = {}
         for file in files:
+            _refuse_pointer(file)
             tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
         named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         shapes = {name: shape for name, (shape, _) in named.items()}
@@ -50,7 +51,13 @@ class Weights:
 
     def read(self, name: str) -> Array:
         """One tensor as float32. Raises CheckpointError: it holds NaN or infinity."""
-        array: Array = self._read[name]().to(torch.float32).numpy()
+        tensor = self._read[name]()
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{name}: expected floating-point weights, found {str(tensor.dtype).removeprefix('torch.')}.\n"
+                "    Quantised checkpoints are not supported: take the original."
+            )
+        array: Array = tensor.to(torch.float32).numpy()
         if not np.isfinite(array).all():
             raise CheckpointError(
                 f"{name}: expected finite weights, found {int((~np.isfinite(array)).sum())} NaN or infinite of "
@@ -99,7 +106,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     """The files that hold a checkpoint's weights, in order of their names."""
     for name in (*SAFETENSORS, *PICKLES):
         if (folder / name).is_file():
-            shards = {name} if not name.endswith(".json") else set(read_json(folder / name)["weight_map"].values())
+            shards = _shards(folder / name) if name.endswith(".json") else {name}
             missing = sorted(shard for shard in shards if not (folder / shard).is_file())
             if missing:
                 raise CheckpointError(
@@ -111,6 +118,25 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
         f"{folder}: expected weights ({', '.join((*SAFETENSORS, *PICKLES))}), found none of them.\n"
         "    Give the folder that holds the model's own files."
     )
+
+
+def _shards(index: Path) -> set[str]:
+    weight_map = read_json(index).get("weight_map")
+    files = weight_map.values() if isinstance(weight_map, dict) else [None]
+    if not all(isinstance(file, str) and Path(file).name == file for file in files):
+        raise CheckpointError(
+            f"{index}: expected a weight_map of file names in this folder, found {weight_map!r:.60}.\n"
+            "    Download the checkpoint again."
+        )
+    return set(files)
+
+
+def _refuse_pointer(file: Path) -> None:
+    with file.open("rb") as stream:
+        if stream.read(40).startswith(b"version https://git-lfs"):
+            raise CheckpointError(
+                f"{file}: expected weights, found a pointer of Git LFS.\n    Run `git lfs pull` in the repository."
+            )
 
 
 def _safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
@@ -139,7 +165,7 @@ def _pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
         except RuntimeError:  # written before PyTorch 1.6: no zip, cannot be mapped
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).rsplit("WeightsUnpickler error: ", 1)[-1].splitlines()[0].split(". ")[0]
         raise CheckpointError(
             f"{file}: expected a pickle of tensors only, found more, or a damaged one ({reason}).\n"
             "    It was not run. Save the weights as safetensors with a PyTorch that you trust them with."
@@ -147,7 +173,9 @@ def _pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
     except (RuntimeError, EOFError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{file}: truncated or damaged ({reason}).\n    Download it again.") from None
-    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+    ):
         raise CheckpointError(
             f"{file}: expected a dict of tensors, found {type(state).__name__} with other things in it.\n"
             "    Save the model's state_dict() alone."

@@ -59,7 +59,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Raise CheckpointError: heads that do not divide the width."""
-        if self.hidden_size % self.num_attention_heads:
+        if not self.num_attention_heads or self.hidden_size % self.num_attention_heads:
             raise CheckpointError(
                 f"config.json: expected hidden_size to be a multiple of num_attention_heads, found {self.hidden_size} "
                 f"and {self.num_attention_heads}.\n    Is it the config.json of these weights?"
