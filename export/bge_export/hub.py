@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from bge_onnx.errors import CheckpointError
+from bge_onnx.hub import first_line, hub_errors
 
 SMALL_FILES = (
     "config.json",
@@ -32,30 +34,42 @@ WEIGHTS = (
 def download(repository: str, revision: str | None) -> tuple[Path, str]:
     """The local folder of a checkpoint and its commit, downloaded where it is not in the cache; bars go to stderr.
 
-    huggingface_hub honours HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT, and resumes what was cut off.
+    huggingface_hub honours HF_TOKEN, HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT, and resumes what was cut off. Without a
+    network the cache serves.
     Raises CheckpointError: no such repository or revision, no access, no network and nothing in the cache.
     """
     try:
-        patterns = [*SMALL_FILES, *_weight_patterns(repository, revision)]
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        folder = _snapshot(repository, revision)
+    except hub_errors() as error:
         raise CheckpointError(
             f"{repository}: expected a repository on {constants.ENDPOINT} at revision {revision or 'main'}, found "
-            f"{type(error).__name__}: {first}\n"
+            f"{first_line(error)}\n"
             "    Check the name, HF_TOKEN (for private models) and the network, or give a folder with --checkpoint."
         ) from error
     return folder, folder.name  # huggingface_hub names a snapshot's folder after its commit
 
 
-def _weight_patterns(repository: str, revision: str | None) -> tuple[str, ...]:
-    """File patterns of one copy of the weights: safetensors where the repository has them."""
-    if constants.HF_HUB_OFFLINE:
-        return tuple(pattern for _, patterns in WEIGHTS for pattern in patterns)
-    present = set(HfApi().list_repo_files(repository, revision=revision))
+def _snapshot(repository: str, revision: str | None) -> Path:
+    try:
+        present = set(HfApi().list_repo_files(repository, revision=revision))
+    except HfHubHTTPError:  # the Hub has answered: no such repository, no access
+        raise
+    except hub_errors() as error:
+        return _cached(repository, revision, error)
     for file, patterns in WEIGHTS:
         if file in present:
-            return patterns
+            return Path(snapshot_download(repository, revision=revision, allow_patterns=[*SMALL_FILES, *patterns]))
     raise CheckpointError(
         f"{repository}: expected weights ({', '.join(file for file, _ in WEIGHTS)}), found none of them there."
     )
+
+
+def _cached(repository: str, revision: str | None, error: Exception) -> Path:
+    """The snapshot that an earlier run downloaded, whichever weights it took; raises `error` where there is none."""
+    for file, patterns in WEIGHTS:
+        with contextlib.suppress(*hub_errors()):
+            wanted = [*SMALL_FILES, *patterns]
+            folder = snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True)
+            if (Path(folder) / file).is_file():
+                return Path(folder)
+    raise error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_onnx.errors import InputError
+from bge_onnx.hub import first_line, hub_errors
 
 DATA_VARIABLE = "BGE_EVAL_DATA"
 
@@ -86,16 +87,14 @@ def open_task(task: str, data: Path | None) -> Task:
 
 def _download(known: Known) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - local data must not need it
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
     try:
         path = snapshot_download(
             known.repository, repo_type="dataset", revision=known.revision, allow_patterns=list(known.files)
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    except hub_errors() as error:
         raise InputError(
-            f"{known.repository}: expected this data set on the Hub, found {type(error).__name__}: {first}\n"
+            f"{known.repository}: expected this data set on the Hub, found {first_line(error)}\n"
             f"    Give the folder that holds {known.folder}/ with --data or {DATA_VARIABLE}."
         ) from error
     return Path(path)

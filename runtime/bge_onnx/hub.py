@@ -9,7 +9,7 @@ from pathlib import Path
 from bge_onnx.bundle import MANIFEST
 from bge_onnx.errors import BundleError
 
-REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def find_bundle(bundle: str | Path, *, revision: str | None = None) -> Path:
@@ -23,20 +23,28 @@ def find_bundle(bundle: str | Path, *, revision: str | None = None) -> Path:
     if folder.exists() or not isinstance(bundle, str) or not REPOSITORY.fullmatch(bundle):
         return folder
     from huggingface_hub import hf_hub_download, snapshot_download  # noqa: PLC0415 - a local bundle must not wait for it
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError  # noqa: PLC0415
 
+    errors: tuple[type[Exception], ...] = (*hub_errors(), KeyError, TypeError)
     try:
         manifest = Path(hf_hub_download(bundle, MANIFEST, revision=revision))
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
+        files = list(json.loads(manifest.read_text(encoding="utf-8"))["files"])
         return Path(snapshot_download(bundle, revision=revision, allow_patterns=[MANIFEST, *files]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, KeyError) as error:
+    except errors as error:
         raise BundleError(
             f"{bundle}: expected a local folder, or a Hub repository with a {MANIFEST}; there is no such folder, and "
-            f"the Hub says: {_first_line(error)}\n"
-            f"    A checkpoint becomes a bundle with `bge-export run {bundle} --out DIR`."
+            f"the Hub says: {first_line(error)}\n"
+            f"    A checkpoint becomes a bundle with `bge-export run {bundle} --out DIR`. Private ones need HF_TOKEN."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def hub_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub raises: its own errors, those of the HTTP client it is built on, and bad names."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError  # noqa: PLC0415
+
+    return (*HfHubHTTPError.__bases__, EntryNotFoundError, ValueError)
+
+
+def first_line(error: Exception) -> str:
+    """An error's class and the first line of its text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
