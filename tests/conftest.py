@@ -6,11 +6,11 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from tiny import write_checkpoint
 
 from bge_export.checkpoint import Options
 from bge_export.export import Request, export
 from bge_onnx import Embedder
+from tiny import write_checkpoint
 
 DATA = Path(__file__).parents[2] / "shared/data"
 

@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from tiny import write_checkpoint
 
 from bge_export import catalog, check
 from bge_export.checkpoint import Options
@@ -18,6 +17,7 @@ from bge_export.lowering import lower
 from bge_export.lowering.targets import TARGETS
 from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle import HeadParity
+from tiny import write_checkpoint
 
 
 def test_the_command_line_offers_every_target():
