@@ -31,7 +31,7 @@ from bge_onnx.threads import available_threads
 from workloads import Workload, workloads
 
 MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5"}
-SCALE = {"small": 1.0, "base": 0.5, "large": 0.25}  # of the number of texts
+SCALE = {"small": 0.5, "base": 0.25, "large": 0.125}  # of the number of texts
 SYSTEMS = ("ours", "sentence-transformers", "torch.onnx.export")
 LIMIT = 2e-5
 WORKER = Path(__file__).with_name("worker.py")
@@ -223,7 +223,7 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scifact", type=Path, help="SciFact's corpus.jsonl.gz")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")

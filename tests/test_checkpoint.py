@@ -372,7 +372,7 @@ def test_a_tokenizer_with_more_tokens_than_the_word_table(checkpoint):
     """A tokenizer whose ids the weights have no row for is refused with both numbers."""
     bert_tokenizer(450, lower_case=True).save(str(checkpoint / "tokenizer.json"))
     text = refusal(checkpoint)
-    assert "expected at most 400 tokens, the rows of the word table, found 450." in text
+    assert "expected ids below 400, the rows of the word table, found 449." in text
     assert "Are tokenizer and weights of the same model?" in text
 
 

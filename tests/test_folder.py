@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bge_export import hub
 from bge_export.checkpoint import Options
 from bge_export.export import Request, export
 from bge_export.folder import atomic_folder
@@ -151,6 +152,25 @@ def test_what_exists_is_refused(tmp_path, kind):
     assert refusal(out) == wanted
     assert names(tmp_path) == ["out"]
     assert contents(out) == before
+
+
+def test_what_exists_is_refused_before_a_download(tmp_path, monkeypatch):
+    """A place that is taken is said before the Hub is asked for gigabytes."""
+    monkeypatch.setattr(hub, "download", lambda *_: pytest.fail("a download began"))
+    with pytest.raises(BundleError, match="expected a folder that does not exist yet"):
+        export(Request(model="BAAI/bge-small-en", target="cpu-fp32"), place(tmp_path / "out", "bundle"))
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_folders_made_on_the_way_go_again(tmp_path, kept):
+    """Parents of the place that were made for it are removed when the block fails, but not with other files in them."""
+    out = tmp_path / "a/b/out"
+    with pytest.raises(ZeroDivisionError), atomic_folder(out, size_bytes=1):  # noqa: PT012
+        if kept:
+            (tmp_path / "a/other").touch()
+        raise ZeroDivisionError
+    assert names(tmp_path) == (["a"] if kept else [])
+    assert not out.parent.exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder of another", "folder of another with a bundle.json"])
@@ -312,6 +332,7 @@ FILL = """
 import json, resource, sys
 from pathlib import Path
 import torch
+from bge_export import hub
 from bge_export.checkpoint import Options
 from bge_export.export import Request, export
 torch.set_num_threads(1)
@@ -356,7 +377,7 @@ def filled(tmp_path_factory):
 def test_an_export_onto_a_disk_that_fills_up(filled, name):
     """A disk that fills up at any file of an export is an error that says so and how much room is needed."""
     text, folder = filled[name]
-    assert names(folder) == []
+    assert not folder.exists()  # it was made for the export
     assert text.startswith(f"BundleError: {folder / 'out'}: expected room for about ")
     assert "found the disk full" in text
     assert "Nothing was left behind. Free some space, or choose another --out." in text

@@ -10,7 +10,7 @@ import pytest
 from bge_export import catalog
 from bge_export.checkpoint import Options, Recipe, read_recipe
 from bge_onnx import CheckpointError
-from tiny import write_json, write_modules
+from tiny import edit_json, write_json, write_modules
 
 POOLING = "1_Pooling/config.json"
 FLAGS = {
@@ -45,6 +45,12 @@ def refusal(folder, *, entry=None, positions=512, **options):
 def zh(data, tmp_path):
     """The published files of bge-small-zh-v1.5, in sentence-transformers' old spelling, free to be changed."""
     return shutil.copytree(data / "tokenizer-bge-small-zh-v1.5", tmp_path / "zh", copy_function=shutil.copyfile)
+
+
+@pytest.fixture
+def tiny_folder(tiny_checkpoint, tmp_path):
+    """The tiny checkpoint, free to be changed."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
 
 
 def test_the_published_files_in_the_old_spelling(zh):
@@ -281,11 +287,33 @@ def test_where_the_prompts_come_from(tmp_path, stored, entry, option, wanted):
     assert recipe(tmp_path, entry=entry, pooling="cls", query_prompt=option).prompts == wanted
 
 
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [
+        ({"query": "q: ", "any": "a: "}, {"query": "q: ", "passage": "a: "}),
+        ({"corpus": "c: ", "any": "a: "}, {"query": "a: ", "passage": "c: "}),
+        ({"query": "", "document": "", "any": "a: "}, {"query": "", "passage": ""}),
+    ],
+)
+def test_the_default_prompt_stands_in_for_those_not_named(tmp_path, stored, wanted):
+    """As in sentence-transformers, default_prompt_name counts where a query or a passage has no prompt of its own."""
+    write_json(tmp_path / "config_sentence_transformers.json", {"prompts": stored, "default_prompt_name": "any"})
+    assert recipe(tmp_path, pooling="cls").prompts == wanted
+
+
+def test_a_default_prompt_that_is_none_is_refused(tmp_path):
+    """A default_prompt_name without a prompt is an error with its name, as in sentence-transformers."""
+    path = tmp_path / "config_sentence_transformers.json"
+    write_json(path, {"prompts": {"query": "q: "}, "default_prompt_name": "sts"})
+    text = refusal(tmp_path, pooling="cls")
+    assert f"{path}: expected default_prompt_name to be one of its prompts (query), found 'sts'." in text
+
+
 def test_the_name_decides_on_a_contradiction_about_case(zh):
     """bge-small-zh's files contradict each other on case: under another name an error says so, with both ways out."""
     text = refusal(zh)
     assert f"{zh}: expected one answer, found two: sentence_bert_config.json says do_lower_case true" in text
-    assert "tokenizer_config.json says false." in text
+    assert "the tokenizer keeps case." in text
     assert "sentence-transformers lower-cases, FlagEmbedding does not" in text
     assert "--lower-case or --keep-case." in text
 
@@ -298,13 +326,29 @@ def test_an_option_settles_the_case(zh, entry, lower_case):
 
 
 @pytest.mark.parametrize(
-    ("sentence_bert", "tokenizer"), [(True, True), (False, True), (False, False), (None, True), (None, False)]
+    ("sentence_bert", "tokenizer"),
+    [(True, True), (True, None), (False, True), (False, False), (None, True), (None, False)],
 )
-def test_without_a_contradiction_the_tokenizer_decides_on_case(tmp_path, sentence_bert, tokenizer):
+def test_without_a_contradiction_the_tokenizer_decides_on_case(tiny_folder, sentence_bert, tokenizer):
     """Nothing is lower-cased before the tokenizer where it does that itself, or nothing asks for it."""
-    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": sentence_bert})
-    write_json(tmp_path / "tokenizer_config.json", {"do_lower_case": tokenizer})
-    assert recipe(tmp_path, pooling="cls").lower_cased is False
+    write_json(tiny_folder / "sentence_bert_config.json", {"max_seq_length": 512, "do_lower_case": sentence_bert})
+    if tokenizer is None:  # BertTokenizer lower-cases by default
+        edit_json(tiny_folder / "tokenizer_config.json", remove=["do_lower_case"])
+    else:
+        edit_json(tiny_folder / "tokenizer_config.json", do_lower_case=tokenizer)
+    assert recipe(tiny_folder, pooling="cls").lower_cased is False
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json"])
+def test_a_contradiction_is_seen_whichever_file_keeps_case(tiny_folder, name):
+    """The loaded tokenizer counts: case kept by a flag, or by tokenizer.json where the class does not rewrite it."""
+    write_json(tiny_folder / "sentence_bert_config.json", {"do_lower_case": True})
+    if name == "tokenizer_config.json":
+        edit_json(tiny_folder / name, do_lower_case=False)
+    else:
+        edit_json(tiny_folder / name, normalizer=None)
+        edit_json(tiny_folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    assert "expected one answer, found two" in refusal(tiny_folder, pooling="cls")
 
 
 @pytest.mark.parametrize(

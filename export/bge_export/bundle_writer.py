@@ -59,12 +59,10 @@ def _os_errors() -> Iterator[None]:
         raise OSError(int(found[1]), str(error)) from error
 
 
-def write_tokenizer(
-    folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, vocab_size: int
-) -> dict[str, int]:
+def write_tokenizer(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe) -> dict[str, int]:
     """Write `tokenizer.json`, without the padding and truncation some checkpoints store in it; returns special ids.
 
-    Raises CheckpointError: ids beyond the model's word table, or a template without [CLS] and [SEP].
+    Raises CheckpointError: a template without [CLS] and [SEP].
     """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
@@ -80,11 +78,6 @@ def write_tokenizer(
             f"found {empty}.\n"
             "    Its tokenizer.json lacks the template; save it again with the tokenizer's own library."
         )
-    if backend.get_vocab_size() > vocab_size:
-        raise CheckpointError(
-            f"the tokenizer: expected at most {vocab_size} tokens, the rows of the word table, found "
-            f"{backend.get_vocab_size()}.\n    Are tokenizer and weights of the same model?"
-        )
     with _os_errors():
         backend.save(str(folder / TOKENIZER))
     return {kind: int(token_id) for kind, token_id in special.items() if token_id is not None}
@@ -94,6 +87,7 @@ def write_portable_files(
     folder: Path, checkpoint: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, dims: int
 ) -> None:
     """What sentence-transformers, Optimum and transformers.js read beside the graph. Call before `write_tokenizer`."""
+    tokenizer.model_max_length = recipe.max_tokens
     with _os_errors():
         tokenizer.save_pretrained(folder)
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))

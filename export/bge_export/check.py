@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_export import reference
+from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
 from bge_onnx import Embedder
 from bge_onnx.bundle import HeadParity, Parity
@@ -78,7 +78,7 @@ class Expected:
 
 def expect(checkpoint: Path, recipe: Recipe) -> Expected:
     """Run the reference. PyTorch's memory is free again afterwards."""
-    tokenizer = reference.load_tokenizer(checkpoint, recipe)
+    tokenizer = checkpoint_tokenizer.load(checkpoint)
     of_texts = reference.tokenize(tokenizer, recipe, TEXTS)
     special = {"first": tokenizer.cls_token_id, "last": tokenizer.sep_token_id}
     rng = np.random.default_rng(0)

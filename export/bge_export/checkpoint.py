@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_export.catalog import Entry
+from bge_export.checkpoint_tokenizer import keeps_case
 from bge_export.config import read_json
 from bge_export.pooling import Pooling
 from bge_onnx.errors import CheckpointError
@@ -131,13 +132,23 @@ def _max_tokens(folder: Path, entry: Entry | None, config: dict[str, Any], optio
 
 
 def _prompts(folder: Path, entry: Entry | None, options: Options) -> dict[str, str]:
+    """Texts in front of queries and passages: by the names sentence-transformers looks for, then its default prompt."""
     path = folder / "config_sentence_transformers.json"
-    stored = (read_json(path).get("prompts") or {}) if path.is_file() else {}
-    prompts = {"query": stored.get("query") or (entry.query_prompt if entry else ""), "passage": ""}
-    prompts["passage"] = stored.get("document") or stored.get("passage") or ""
+    record = read_json(path) if path.is_file() else {}
+    stored, default = record.get("prompts") or {}, record.get("default_prompt_name")
+    if default is not None and default not in stored:
+        raise CheckpointError(
+            f"{path}: expected default_prompt_name to be one of its prompts ({', '.join(stored) or 'none'}), found "
+            f"{default!r}.\n    Set it to null, or add that prompt."
+        )
+
+    def prompt(*names: str) -> str:
+        return next((stored[name] for name in names if name in stored), stored.get(default)) or ""
+
+    query = prompt("query") or (entry.query_prompt if entry else "")
     if options.query_prompt is not None:
-        prompts["query"] = options.query_prompt
-    return prompts
+        query = options.query_prompt
+    return {"query": query, "passage": prompt("document", "passage", "corpus")}
 
 
 def _lower_cased(folder: Path, entry: Entry | None, options: Options) -> bool:
@@ -148,14 +159,11 @@ def _lower_cased(folder: Path, entry: Entry | None, options: Options) -> bool:
     if options.lower_case is not None:
         return options.lower_case
     path = folder / "sentence_bert_config.json"
-    if entry or not path.is_file() or not read_json(path).get("do_lower_case"):
+    if entry or not path.is_file() or not read_json(path).get("do_lower_case") or not keeps_case(folder):
         return False
-    config = folder / "tokenizer_config.json"
-    if config.is_file() and read_json(config).get("do_lower_case") is False:
-        raise CheckpointError(
-            f"{folder}: expected one answer, found two: sentence_bert_config.json says do_lower_case true, "
-            "tokenizer_config.json says false.\n"
-            "    sentence-transformers lower-cases, FlagEmbedding does not: choose what the model was trained with, "
-            "--lower-case or --keep-case."
-        )
-    return False
+    raise CheckpointError(
+        f"{folder}: expected one answer, found two: sentence_bert_config.json says do_lower_case true, the tokenizer "
+        "keeps case.\n"
+        "    sentence-transformers lower-cases, FlagEmbedding does not: choose what the model was trained with, "
+        "--lower-case or --keep-case."
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from bge_export import reference
+from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
 from bge_export.tasks import Retrieval, SentencePairs, Task
 from bge_onnx import Embedder, similarity, top_k
@@ -45,7 +45,7 @@ def bundle_embed(embedder: Embedder) -> Embed:
 
 def reference_embed(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Embed:
     """Float32 PyTorch as the system to evaluate."""
-    tokenizer = reference.load_tokenizer(checkpoint, recipe)
+    tokenizer = checkpoint_tokenizer.load(checkpoint)
 
     def embed(texts: Sequence[str], prompt: str) -> Vectors:
         ids = reference.tokenize(tokenizer, recipe, [prompt + text for text in texts])

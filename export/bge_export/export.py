@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from bge_export import bundle_writer, catalog, check, hub, random_checkpoint, reference
+from bge_export import bundle_writer, catalog, check, checkpoint_tokenizer, hub, random_checkpoint
 from bge_export.checkpoint import Options, Recipe, read_recipe
 from bge_export.config import parse_config, read_json
-from bge_export.folder import atomic_folder
+from bge_export.folder import atomic_folder, require_free
 from bge_export.lowering import lower
 from bge_export.lowering.targets import TARGETS, Target
 from bge_export.models import MODELS
@@ -43,6 +43,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     BundleError: `out` exists, the disk is full, or the vectors are not PyTorch's.
     """
     target = _target(request.target)
+    require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe = _read(request, folder)
         model_file = MODELS[config.required["model_type"]]
@@ -52,7 +53,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         )
         size_bytes = sum(4 * int(np.prod(shape)) for shape in shapes.values())
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
-            reference.require_tokens(folder, recipe, config.vocab_size)
+            checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
             expected = check.expect(folder, recipe)
             _write_graph(partial, folder, config, recipe, target, progress=progress)
             bundle = bundle_writer.write_manifest(_describe(request, partial, config, recipe, source, folder))
@@ -166,10 +167,10 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe]:
 def _describe(request: Request, partial: Path, config: Any, recipe: Recipe, source: Source, checkpoint: Path) -> Bundle:
     """The bundle's manifest, parity still open; writes tokenizer and, for `portable`, the files others read."""
     target, entry = TARGETS[request.target], catalog.find(request.model)
-    tokenizer = reference.load_tokenizer(checkpoint, recipe)
+    tokenizer = checkpoint_tokenizer.load(checkpoint)
     if request.target == "portable":
         bundle_writer.write_portable_files(partial, checkpoint, tokenizer, recipe, config.hidden_size)
-    special_ids = bundle_writer.write_tokenizer(partial, tokenizer, recipe, config.vocab_size)
+    special_ids = bundle_writer.write_tokenizer(partial, tokenizer, recipe)
     return Bundle(
         folder=partial,
         format_version=FORMAT_VERSION,

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,8 +36,10 @@ def atomic_folder(out: Path, *, size_bytes: int, force: bool = False) -> Iterato
             f"{out}: another process is writing this folder.\n    Wait for it, or choose another --out."
         ) from None
     partial = out.with_name(f".{out.name}.partial")
+    parents = [parent for parent in out.parents if not parent.exists()]
     try:
-        _prepare(out, partial, size_bytes, force=force)
+        require_free(out, force=force)
+        _prepare(out, partial, size_bytes)
         yield partial
         _put_in_place(partial, out)
     except OSError as error:
@@ -49,16 +51,23 @@ def atomic_folder(out: Path, *, size_bytes: int, force: bool = False) -> Iterato
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        for parent in parents:
+            with suppress(OSError):  # it holds the new folder, or somebody else's files
+                parent.rmdir()
         lock.release()
 
 
-def _prepare(out: Path, partial: Path, size_bytes: int, *, force: bool) -> None:
+def require_free(out: Path, *, force: bool) -> None:
+    """Raise BundleError: `out` exists and may not be replaced."""
     if out.exists() and not force:
         raise BundleError(
             f"{out}: expected a folder that does not exist yet, found one.\n    Add --force to replace it."
         )
     if out.exists() and not _is_bundle(out) and (not out.is_dir() or any(out.iterdir())):
         raise BundleError(f"{out}: --force replaces bundles only, and this is none.\n    Choose another --out.")
+
+
+def _prepare(out: Path, partial: Path, size_bytes: int) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     free_bytes = shutil.disk_usage(out.parent).free

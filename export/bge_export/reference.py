@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tokenizers
 import torch
 import transformers
 from numpy.typing import NDArray
@@ -14,43 +13,11 @@ from tqdm import tqdm
 
 from bge_export.checkpoint import Recipe
 from bge_onnx.batches import plan_batches
-from bge_onnx.errors import CheckpointError
 
 Vectors = NDArray[np.float32]
 
 transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its load report tells that BGE does not use the pooler
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def load_tokenizer(folder: Path, recipe: Recipe) -> transformers.PreTrainedTokenizerBase:
-    """The checkpoint's own tokenizer, as FlagEmbedding loads it."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):  # transformers makes one up
-        raise CheckpointError(
-            f"{folder}: expected a tokenizer (tokenizer.json or vocab.txt), found none.\n"
-            "    Give the folder that holds config.json, the weights and the tokenizer."
-        )
-    path = folder / "tokenizer.json"
-    try:
-        if path.is_file():
-            tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
-        raise CheckpointError(
-            f"{path}: expected a tokenizer, found {error}.\n    Download the checkpoint again."
-        ) from None
-    tokenizer: transformers.PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(folder)
-    tokenizer.padding_side = "right"
-    tokenizer.model_max_length = recipe.max_tokens
-    return tokenizer
-
-
-def require_tokens(folder: Path, recipe: Recipe, vocab_size: int) -> None:
-    """Raise CheckpointError: the tokenizer has ids beyond the model's word table."""
-    tokens = load_tokenizer(folder, recipe).backend_tokenizer.get_vocab_size()
-    if tokens > vocab_size:
-        raise CheckpointError(
-            f"the tokenizer: expected at most {vocab_size} tokens, the rows of the word table, found {tokens}.\n"
-            "    Are tokenizer and weights of the same model?"
-        )
 
 
 def tokenize(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, texts: Sequence[str]) -> list[list[int]]:
