@@ -31,7 +31,7 @@ SMALL_EN, SMALL_ZH = catalog.find("bge-small-en-v1.5"), catalog.find("bge-small-
 
 
 def recipe(folder, *, entry=None, positions=512, **options):
-    return read_recipe(folder, entry, {"max_position_embeddings": positions}, Options(**options))
+    return read_recipe(folder, entry, positions, Options(**options))
 
 
 def refusal(folder, *, entry=None, positions=512, **options):

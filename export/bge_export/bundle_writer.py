@@ -70,7 +70,7 @@ def write_tokenizer(folder: Path, tokenizer: transformers.PreTrainedTokenizerBas
     if recipe.lower_cased:
         inner = [backend.normalizer] if backend.normalizer else []
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inner])
-    special = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "cls", "sep", "unk", "mask")}
+    special = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "cls", "sep", "eos", "unk", "mask")}
     empty = backend.encode("").ids
     if empty != [special["cls"], special["sep"]]:
         raise CheckpointError(

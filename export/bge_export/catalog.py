@@ -70,6 +70,30 @@ def _bert(name: str, revision: str, parameters: int) -> Entry:
     )
 
 
+BGE_M3 = Entry(
+    repository="BAAI/bge-m3",
+    revision="5617a9f61b028005a4858fdac845db406aefb181",
+    licence="mit",
+    parameters=567_754_752,
+    config={
+        "model_type": "xlm-roberta",
+        "vocab_size": 250002,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "max_position_embeddings": 8194,
+        "type_vocab_size": 1,
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+        "hidden_act": "gelu",
+    },
+    query_prompt="",
+    lower_case=False,
+    max_tokens=8192,
+    heads=("dense", "sparse", "colbert"),
+)
+
 # Revisions: embeddings-benchmark/mteb, mteb/models/bge_models.py, the registry of what was evaluated.
 ENTRIES = (
     _bert("bge-small-en", "4778d71a06863076696b03fd2777eb118712cad8", 33_360_000),
@@ -84,6 +108,7 @@ ENTRIES = (
     _bert("bge-small-zh-v1.5", "7999e1d3359715c523056ef9478215996d62a620", 23_953_920),
     _bert("bge-base-zh-v1.5", "f03589ceff5aac7111bd60cfc7d497ca17ecac65", 102_267_648),
     _bert("bge-large-zh-v1.5", "79e7739b6ab944e86d6171e44d24c997fc1e0116", 325_522_432),
+    BGE_M3,
 )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +44,9 @@ LENGTHS = (
     384,
     511,
     512,
+    1024,
+    2048,
+    8192,
 )
 """Around the multiples where kernels have tails, up to the model's limit."""
 
@@ -60,6 +63,7 @@ TEXTS = (
     "임베딩 모델은 문장을 벡터로 바꾼다. Модель превращает текст в вектор. النموذج يحول النص إلى متجه",
     "😀👩‍👩‍👧‍👦 emoji \u200b zero width \ufeff and \x00 control \x7f characters",
     "[CLS] special tokens [SEP] inside [MASK] a [PAD] text [UNK]",
+    "<s> special tokens </s> inside <mask> a <pad> text <unk> of XLM-R",
     "https://example.org/a?b=c&d=%20#e user@example.org C:\\path\\file.txt SELECT * FROM t WHERE x>=1;",
     "supercalifragilisticexpialidocious" * 4,
     "one two three four five six seven eight nine ten " * 80,
@@ -69,14 +73,14 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What PyTorch gives: token ids per text, the vectors (N, D) of those and of random ids of each length."""
+    """What PyTorch gives: token ids per text, the vectors of those and of random ids of each length."""
 
     token_ids: list[NDArray[np.int64]]
     texts: int  # the first so many of token_ids are of TEXTS
-    dense: NDArray[np.float32]
+    heads: reference.Heads
 
 
-def expect(checkpoint: Path, recipe: Recipe) -> Expected:
+def expect(checkpoint: Path, recipe: Recipe, *, progress: bool = False) -> Expected:
     """Run the reference. PyTorch's memory is free again afterwards."""
     tokenizer = checkpoint_tokenizer.load(checkpoint)
     of_texts = reference.tokenize(tokenizer, recipe, TEXTS)
@@ -88,29 +92,46 @@ def expect(checkpoint: Path, recipe: Recipe) -> Expected:
         ids[-1], ids[0] = special["last"], special["first"]
         of_lengths.append(ids)
     token_ids = [np.array(ids, dtype=np.int64) for ids in (*of_texts, *of_lengths)]
-    return Expected(token_ids, len(of_texts), reference.embed(checkpoint, recipe, token_ids))
+    return Expected(token_ids, len(of_texts), reference.embed(checkpoint, recipe, token_ids, progress=progress))
 
 
-def compare(embedder: Embedder, expected: Expected, *, limit: float) -> Parity:
-    """Compare a bundle with what PyTorch gave."""
+def compare(embedder: Embedder, expected: Expected, *, limit: float, progress: bool = False) -> Parity:
+    """Compare a bundle, by every head, with what PyTorch gave."""
     ours = embedder.tokenizer.encode(TEXTS)
     mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids[: expected.texts], strict=True))
-    dense = embedder.embed_token_ids(expected.token_ids).dense
-    head = worst(dense, expected.dense, [len(ids) for ids in expected.token_ids], limit=limit)
+    heads = tuple(embedder.bundle.outputs)
+    found = embedder.embed_token_ids(expected.token_ids, heads=heads, progress=progress or None)
+    wanted = expected.heads
+    tokens = [len(ids) for ids in expected.token_ids]
+    errors = {"dense": vector_errors(found.dense, wanted.dense)}
+    if wanted.sparse is not None:
+        pairs = zip(found.sparse, wanted.sparse, strict=True)
+        errors["sparse"] = np.array([sparse_error(ours, theirs) for ours, theirs in pairs])
+    if wanted.colbert is not None:
+        rows = zip(found.colbert, wanted.colbert, strict=True)
+        errors["colbert"] = np.array([vector_errors(ours, theirs).max(initial=0) for ours, theirs in rows])
     return Parity(
         texts=len(expected.token_ids),
-        heads={"dense": head},
+        heads={head: worst(of_texts, tokens, limit=limit) for head, of_texts in errors.items()},
         tokenizer_mismatches=mismatches,
         reference=f"transformers {version('transformers')}, torch {version('torch')}, float32",
     )
 
 
-def worst(
-    found: NDArray[np.float32], wanted: NDArray[np.float32], tokens: Sequence[int], *, limit: float
-) -> HeadParity:
-    """The largest absolute difference of vectors (N, D), as if those wanted had length 1; NaN counts as infinite."""
+def vector_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The largest absolute difference of each of N vectors (N, D), as if those wanted had length 1."""
     lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
-    errors = (np.abs(found - wanted) / lengths).max(axis=1)
+    errors: NDArray[np.float64] = (np.abs(found - wanted) / lengths).max(axis=1)
+    return errors
+
+
+def sparse_error(found: Mapping[int, float], wanted: Mapping[int, float]) -> float:
+    """The largest absolute difference of two sparse vectors' weights; a token that one has not weighs 0 there."""
+    return max((abs(found.get(token, 0) - wanted.get(token, 0)) for token in {*found, *wanted}), default=0.0)
+
+
+def worst(errors: NDArray[np.float64], tokens: Sequence[int], *, limit: float) -> HeadParity:
+    """The largest of N texts' errors, with its place and length; NaN counts as infinite."""
     errors = np.where(np.isnan(errors), np.inf, errors)
     text = int(errors.argmax())
     return HeadParity(max_error=float(errors[text]), limit=limit, text=text, tokens=tokens[text])

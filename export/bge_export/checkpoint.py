@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bge_export import heads
 from bge_export.catalog import Entry
 from bge_export.checkpoint_tokenizer import keeps_case
 from bge_export.config import read_json
@@ -35,6 +35,7 @@ class Options:
     query_prompt: str | None = None
     max_tokens: int | None = None
     lower_case: bool | None = None
+    heads: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +47,13 @@ class Recipe:
     max_tokens: int
     prompts: dict[str, str]
     lower_cased: bool  # lower-case the text before the tokenizer sees it
+    heads: tuple[str, ...] = ("dense",)
 
 
-def read_recipe(folder: Path, entry: Entry | None, config: dict[str, Any], options: Options) -> Recipe:
+def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options: Options) -> Recipe:
     """The recipe of a checkpoint: the sentence-transformers files decide, then the catalog, then `options`.
+
+    position_limit  tokens that the model has positions for
 
     Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
     that leave something open.
@@ -58,9 +62,10 @@ def read_recipe(folder: Path, entry: Entry | None, config: dict[str, Any], optio
     return Recipe(
         pooling=_decide_pooling(folder, pooling, entry, options),
         normalize=normalize if normalize is not None else (entry.normalize if entry else True),
-        max_tokens=_max_tokens(folder, entry, config, options),
+        max_tokens=_max_tokens(folder, entry, position_limit, options),
         prompts=_prompts(folder, entry, options),
         lower_cased=_lower_cased(folder, entry, options),
+        heads=heads.decide(folder, options.heads or (entry.heads if entry else None)),
     )
 
 
@@ -115,8 +120,7 @@ def _decide_pooling(folder: Path, pooling: Pooling | None, entry: Entry | None, 
     return decided
 
 
-def _max_tokens(folder: Path, entry: Entry | None, config: dict[str, Any], options: Options) -> int:
-    positions = int(config["max_position_embeddings"])
+def _max_tokens(folder: Path, entry: Entry | None, positions: int, options: Options) -> int:
     path = folder / "sentence_bert_config.json"
     length = read_json(path).get("max_seq_length") if path.is_file() else None
     if length is None and entry:

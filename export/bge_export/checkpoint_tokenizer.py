@@ -12,7 +12,9 @@ from bge_onnx.errors import CheckpointError
 
 def load(folder: Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer, padding on the right. Raises CheckpointError: there is none, or its file is damaged."""
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt")):  # transformers makes one up
+    if not any(
+        (folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")
+    ):  # transformers makes one up
         raise CheckpointError(
             f"{folder}: expected a tokenizer (tokenizer.json or vocab.txt), found none.\n"
             "    Give the folder that holds config.json, the weights and the tokenizer."

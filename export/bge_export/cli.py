@@ -16,7 +16,18 @@ from bge_onnx.cli import run_command
 if TYPE_CHECKING:
     from bge_onnx.bundle import Parity
 
+HEAD_NAMES = ("dense", "sparse", "colbert")
 TARGET_NAMES = ("cpu-fp32", "portable")  # lowering.targets.TARGETS, without importing onnx for --help; a test compares
+
+
+def _heads(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    heads = None if value is None else tuple(head.strip() for head in value.split(","))
+    unknown = [head for head in heads or () if head not in HEAD_NAMES]
+    if unknown or (heads is not None and "dense" not in heads):
+        raise click.BadParameter(
+            f"expected dense, and sparse and colbert if wanted, with commas between; found {value!r}"
+        )
+    return heads
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,6 +100,11 @@ def list_models(*, as_json: bool) -> None:
 @click.option("--query-prompt", help="Text in front of queries, instead of the model's own.")
 @click.option("--max-tokens", type=click.IntRange(min=3), help="Cut texts here, instead of the model's own limit.")
 @click.option("--lower-case/--keep-case", default=None, help="Where the checkpoint's files contradict each other.")
+@click.option("--heads", callback=_heads, help="Out of dense,sparse,colbert; all that the checkpoint has by default.")
+@click.option(
+    "--head-files", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="With --random-weights: take the heads' files from this folder.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
 def run(
     model: str,
@@ -101,26 +117,45 @@ def run(
     query_prompt: str | None,
     max_tokens: int | None,
     lower_case: bool | None,
+    heads: tuple[str, ...] | None,
+    head_files: Path | None,
     force: bool,
 ) -> None:
     """Export MODEL to a bundle and check it against PyTorch.
 
-    MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT embedding model. With
-    --checkpoint it is just the bundle's name, unless it is a known one, and the folder's own files decide.
+    MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT or XLM-R embedding model.
+    With --checkpoint it is just the bundle's name, unless it is a known one, and the folder's own files decide.
 
     \b
     Examples:
       bge-export run BAAI/bge-small-en-v1.5 --out bge-small
       bge-export run my-model --checkpoint ./my-model --target portable --out my-model-onnx
       bge-export run bge-base-en --random-weights 0 --out base-random
+      bge-export run BAAI/bge-m3 --heads dense,sparse --out bge-m3
     """
     if seed is not None and checkpoint is not None:
         raise click.UsageError("--random-weights and --checkpoint exclude each other")
+    if head_files is not None and seed is None:
+        raise click.UsageError("--head-files goes with --random-weights; a checkpoint's folder holds its own")
     from bge_export.checkpoint import Options
     from bge_export.export import Request, export
 
-    options = Options(pooling=pooling, query_prompt=query_prompt, max_tokens=max_tokens, lower_case=lower_case)  # type: ignore[arg-type]
-    request = Request(model=model, target=target, checkpoint=checkpoint, revision=revision, seed=seed, options=options)
+    options = Options(
+        pooling=pooling,  # type: ignore[arg-type]  # click has checked it
+        query_prompt=query_prompt,
+        max_tokens=max_tokens,
+        lower_case=lower_case,
+        heads=heads,
+    )
+    request = Request(
+        model=model,
+        target=target,
+        checkpoint=checkpoint,
+        revision=revision,
+        seed=seed,
+        head_files=head_files,
+        options=options,
+    )
     click.echo(f"exporting {model} for {target}", err=True)
     bundle = export(request, out, force=force, progress=sys.stderr.isatty())
     if bundle.parity:
@@ -134,8 +169,12 @@ def run(
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Folder of the weights."
 )
+@click.option(
+    "--head-files", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of the heads' files that --random-weights were given.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def check(bundle: Path, checkpoint: Path | None, *, as_json: bool) -> None:
+def check(bundle: Path, checkpoint: Path | None, head_files: Path | None, *, as_json: bool) -> None:
     """Compare a bundle with float32 PyTorch; exit 1 when an error is over its limit.
 
     Weights from the Hub are found again by themselves, random ones made again; others need --checkpoint.
@@ -147,7 +186,7 @@ def check(bundle: Path, checkpoint: Path | None, *, as_json: bool) -> None:
     """
     from bge_export.export import check_bundle
 
-    parity = check_bundle(bundle, checkpoint)
+    parity = check_bundle(bundle, checkpoint, head_files, progress=sys.stderr.isatty())
     if as_json:
         heads = {
             head: {**dataclasses.asdict(found), "used": found.max_error / found.limit}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,8 @@ def reference_embed(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Embe
     def embed(texts: Sequence[str], prompt: str) -> Vectors:
         ids = reference.tokenize(tokenizer, recipe, [prompt + text for text in texts])
         arrays = [np.array(row, dtype=np.int64) for row in ids]
-        return reference.embed(checkpoint, recipe, arrays, budget_tokens=REFERENCE_TOKENS, progress=progress)
+        dense = dataclasses.replace(recipe, heads=("dense",))
+        return reference.embed(checkpoint, dense, arrays, budget_tokens=REFERENCE_TOKENS, progress=progress).dense
 
     return embed
 

@@ -12,16 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from bge_export import bundle_writer, catalog, check, checkpoint_tokenizer, hub, random_checkpoint
+from bge_export import bundle_writer, catalog, check, checkpoint_tokenizer, heads, hub, random_checkpoint
 from bge_export.checkpoint import Options, Recipe, read_recipe
 from bge_export.config import parse_config, read_json
 from bge_export.folder import atomic_folder, require_free
+from bge_export.heads import Wanted
 from bge_export.lowering import lower
 from bge_export.lowering.targets import TARGETS, Target
 from bge_export.models import MODELS
-from bge_export.weights import Weights
+from bge_export.weights import Weights, sha256_of, weight_files
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder
 from bge_onnx.bundle import FORMAT_VERSION, Parity, Source
+
+MCLS_ABOVE_TOKENS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Request:
     checkpoint: Path | None = None
     revision: str | None = None
     seed: int | None = None
+    head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
     options: Options = dataclasses.field(default_factory=Options)
 
 
@@ -46,40 +50,79 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe = _read(request, folder)
-        model_file = MODELS[config.required["model_type"]]
-        shapes = model_file.weight_shapes(config)
-        Weights.open(folder, prefix=model_file.PREFIX).check(
-            shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=config.required["model_type"]
-        )
-        size_bytes = sum(4 * int(np.prod(shape)) for shape in shapes.values())
+        size_bytes = _check_weights(folder, config, recipe)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
-            expected = check.expect(folder, recipe)
-            _write_graph(partial, folder, config, recipe, target, progress=progress)
-            bundle = bundle_writer.write_manifest(_describe(request, partial, config, recipe, source, folder))
-            parity = check.compare(Embedder.open(partial), expected, limit=target.limit)
+            expected = check.expect(folder, recipe, progress=progress)
+            dims = _write_graph(partial, folder, config, recipe, target, progress=progress)
+            special_ids = _write_tokenizer(partial, folder, recipe, target, dims["dense"])
+            described = _describe(request, config.required["model_type"], source, recipe)
+            bundle = bundle_writer.write_manifest(
+                dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
+            )
+            parity = check.compare(Embedder.open(partial), expected, limit=target.limit, progress=progress)
             _require(parity, out)
             bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
 
 
-def _write_graph(out: Path, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool) -> None:
-    """Build, lower and save the graph. The weights' files are closed again afterwards: mapped pages count as memory."""
+def _write_graph(
+    out: Path, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
+) -> dict[str, int]:
+    """Build, lower and save the graph; returns the width of each head.
+
+    The weights' files are closed again afterwards: mapped pages count as memory.
+    """
     model_file = MODELS[config.required["model_type"]]
-    weights = Weights.open(checkpoint, prefix=model_file.PREFIX)
-    model = model_file.build(
-        config, weights, pooling=recipe.pooling, normalize=recipe.normalize, token_states=target.token_states
-    )
+    weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
+    model = model_file.build(config, weights, _wanted(recipe, target))
     lower(model, target.swaps)
+    widths = {str(value.name): value.shape[-1] for value in model.graph.outputs if value.shape}
+    dims = {head: config.vocab_size if head == "sparse" else int(str(widths[head])) for head in recipe.heads}
     for value in model.graph.outputs:
         value.name = target.outputs.get(str(value.name), value.name)
     bundle_writer.write_graph(out, model, target, progress=progress)
+    return dims
 
 
-def check_bundle(folder: Path, checkpoint: Path | None) -> Parity:
+def _write_tokenizer(out: Path, checkpoint: Path, recipe: Recipe, target: Target, width: int) -> dict[str, int]:
+    """Write the tokenizer and, for a plain target, the files that other libraries read; returns special ids."""
+    tokenizer = checkpoint_tokenizer.load(checkpoint)
+    if target.plain:
+        bundle_writer.write_portable_files(out, checkpoint, tokenizer, recipe, width)
+    return bundle_writer.write_tokenizer(out, tokenizer, recipe)
+
+
+def _wanted(recipe: Recipe, target: Target) -> Wanted:
+    """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
+    more = recipe.heads != ("dense",) or recipe.max_tokens > MCLS_ABOVE_TOKENS
+    return Wanted(
+        pooling=recipe.pooling,
+        normalize=recipe.normalize,
+        heads=recipe.heads,
+        raw=not target.plain,
+        token_states=target.plain or more,
+        prune=not target.plain,
+    )
+
+
+def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
+    """Bytes in float32 of all weights that count. Raises CheckpointError: some are missing, misshapen or unknown."""
+    model_type = config.required["model_type"]
+    model_file = MODELS[model_type]
+    weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
+    shapes = model_file.weight_shapes(config) | heads.weight_shapes(recipe.heads, config.hidden_size, weights)
+    weights.check(shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=model_type)
+    return sum(4 * int(np.prod(shape)) for shape in shapes.values())
+
+
+def check_bundle(
+    folder: Path, checkpoint: Path | None, head_files: Path | None = None, *, progress: bool = False
+) -> Parity:
     """Compare a bundle with PyTorch again.
 
     checkpoint  folder of its weights; None takes them from the Hub, or makes them again if they were random
+    head_files  folder of its heads' weights, where the others are random
     Raises BundleError, CheckpointError.
     """
     embedder = Embedder.open(folder, verify=True)
@@ -94,6 +137,7 @@ def check_bundle(folder: Path, checkpoint: Path | None) -> Parity:
         checkpoint=checkpoint,
         revision=bundle.source.revision,
         seed=bundle.source.seed if checkpoint is None else None,
+        head_files=head_files,
     )
     with open_checkpoint(request) as (weights_folder, source):
         if source.sha256 != bundle.source.sha256:
@@ -102,8 +146,8 @@ def check_bundle(folder: Path, checkpoint: Path | None) -> Parity:
                 f"(sha256 {bundle.source.sha256}), found others ({source.sha256}).\n"
                 "    Give their folder, or export these."
             )
-        expected = check.expect(weights_folder, recipe_of(bundle))
-        return check.compare(embedder, expected, limit=_target(bundle.target).limit)
+        expected = check.expect(weights_folder, recipe_of(bundle), progress=progress)
+        return check.compare(embedder, expected, limit=_target(bundle.target).limit, progress=progress)
 
 
 def recipe_of(bundle: Bundle) -> Recipe:
@@ -114,6 +158,7 @@ def recipe_of(bundle: Bundle) -> Recipe:
         max_tokens=bundle.max_tokens,
         prompts=dict(bundle.prompts),
         lower_cased=bundle.lower_cased,
+        heads=tuple(bundle.outputs),
     )
 
 
@@ -123,16 +168,18 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
     entry = catalog.find(request.model)
     if request.checkpoint is not None:
         folder = request.checkpoint
-        weights = Weights.open(folder, prefix="")
-        yield folder, Source(kind="folder", sha256=weights.sha256())
+        yield folder, Source(kind="folder", sha256=_sha256(folder))
     elif request.seed is not None:
         if entry is None:
             known = ", ".join(known.short_name for known in catalog.ENTRIES)
             raise CheckpointError(f"{request.model}: expected a known model for --random-weights, one of {known}.")
         with tempfile.TemporaryDirectory(prefix="bge-export-") as temporary:
             folder = Path(temporary)
-            random_checkpoint.write(folder, entry.config, seed=request.seed, lower_case=entry.lower_case)
-            yield folder, Source(kind="random", seed=request.seed)
+            random_checkpoint.write(
+                folder, entry.config, seed=request.seed, lower_case=entry.lower_case, heads=entry.heads
+            )
+            given = heads.copy(request.head_files, folder) if request.head_files else []
+            yield folder, Source(kind="random", seed=request.seed, sha256=sha256_of(given) if given else None)
     else:
         if entry is None and "/" not in request.model:
             raise CheckpointError(
@@ -142,7 +189,13 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
             )
         revision = request.revision or (entry.revision if entry else None)
         folder, commit = hub.download(entry.repository if entry else request.model, revision)
-        yield folder, Source(kind="hub", revision=commit, sha256=Weights.open(folder, prefix="").sha256())
+        yield folder, Source(kind="hub", revision=commit, sha256=_sha256(folder))
+
+
+def _sha256(folder: Path) -> str:
+    """Of all weights, those of the heads included."""
+    head_files = [folder / name for name in heads.FILES.values() if (folder / name).is_file()]
+    return sha256_of([*weight_files(folder), *head_files])
 
 
 def _target(name: str) -> Target:
@@ -161,22 +214,21 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe]:
             "    This architecture is not supported."
         )
     config = parse_config(MODELS[model_type].Config, record, path)
-    return config, read_recipe(folder, catalog.find(request.model), record, request.options)
+    limit = MODELS[model_type].position_limit(config)
+    return config, read_recipe(folder, catalog.find(request.model), limit, request.options)
 
 
-def _describe(request: Request, partial: Path, config: Any, recipe: Recipe, source: Source, checkpoint: Path) -> Bundle:
-    """The bundle's manifest, parity still open; writes tokenizer and, for `portable`, the files others read."""
+def _describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:
+    """The bundle's manifest without what is known only when it is written."""
     target, entry = TARGETS[request.target], catalog.find(request.model)
-    tokenizer = checkpoint_tokenizer.load(checkpoint)
-    if request.target == "portable":
-        bundle_writer.write_portable_files(partial, checkpoint, tokenizer, recipe, config.hidden_size)
-    special_ids = bundle_writer.write_tokenizer(partial, tokenizer, recipe)
+    wanted = _wanted(recipe, target)
+    twice = wanted.raw and recipe.normalize
     return Bundle(
-        folder=partial,
+        folder=Path(),
         format_version=FORMAT_VERSION,
         name=f"{request.model.rsplit('/', 1)[-1]}-{request.target}",
         model=entry.repository if entry else request.model,
-        model_type=config.required["model_type"],
+        model_type=model_type,
         licence=entry.licence if entry else None,
         source=source,
         target=request.target,
@@ -184,14 +236,16 @@ def _describe(request: Request, partial: Path, config: Any, recipe: Recipe, sour
         layout=target.layout,
         graph=target.graph,
         tokenizer=bundle_writer.TOKENIZER,
-        outputs=target.outputs,
-        dims={"dense": config.hidden_size},
+        outputs={head: target.outputs.get(head, head) for head in recipe.heads},
+        raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and head != "sparse"},
+        token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
+        dims={},
         pooling=recipe.pooling,
         normalized=recipe.normalize,
         max_tokens=recipe.max_tokens,
         lower_cased=recipe.lower_cased,
         prompts=recipe.prompts,
-        special_ids=special_ids,
+        special_ids={},
         kernels=(),
         versions=bundle_writer.versions(),
         files={},
@@ -201,9 +255,9 @@ def _describe(request: Request, partial: Path, config: Any, recipe: Recipe, sour
 
 def _require(parity: Parity, out: Path) -> None:
     if not parity.passed:
-        head = parity.heads["dense"]
+        name, head = max(parity.heads.items(), key=lambda item: item[1].max_error)
         raise BundleError(
-            f"{out}: expected vectors within {head.limit:.0e} of PyTorch's, found {head.max_error:.1e} at a text of "
-            f"{head.tokens} tokens, and {parity.tokenizer_mismatches} texts with other token ids.\n"
+            f"{out}: expected vectors within {head.limit:.0e} of PyTorch's, found {head.max_error:.1e} ({name}) at a "
+            f"text of {head.tokens} tokens, and {parity.tokenizer_mismatches} texts with other token ids.\n"
             "    Nothing was written. This is a fault of the exporter: please report it with the model's name."
         )

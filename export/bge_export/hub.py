@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from bge_export.heads import FILES
 from bge_onnx.errors import CheckpointError
 from bge_onnx.hub import first_line, hub_errors
 
@@ -18,10 +19,12 @@ SMALL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "sentencepiece.bpe.model",
     "modules.json",
     "1_Pooling/config.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    *FILES.values(),
 )
 WEIGHTS = (
     ("model.safetensors", ("model.safetensors",)),

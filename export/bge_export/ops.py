@@ -26,6 +26,19 @@ embeddings (input_ids, words, positions) => (hidden) {
   position = Slice(positions, zero, tokens, zero)
   hidden = Add(word, position)
 }
+embeddings_past_padding <pad_token_id> (input_ids, words, positions) => (hidden) {
+  word = Gather(words, input_ids)
+  pad = Constant <value_int: int = @pad_token_id> ()
+  is_pad = Equal(input_ids, pad)
+  is_token = Not(is_pad)
+  token = CastLike(is_token, pad)
+  axis = Constant <value_int = 1> ()
+  count = CumSum(token, axis)
+  counted = Mul(count, token)
+  row = Add(counted, pad)
+  position = Gather(positions, row)
+  hidden = Add(word, position)
+}
 linear (x, weight, bias) => (y) {
   product = MatMul(x, weight)
   y = Add(product, bias)
@@ -107,6 +120,26 @@ drop_token_axis (token) => (vector) {
   axis = Constant <value_ints = [1]> ()
   vector = Squeeze(token, axis)
 }
+sparse_weights (scores) => (weights) {
+  kept = Relu(scores)
+  last = Constant <value_ints = [-1]> ()
+  weights = Squeeze(kept, last)
+}
+without_first (hidden) => (rows) {
+  start = Constant <value_ints = [1]> ()
+  end = Constant <value_ints = [9223372036854775807]> ()
+  axis = Constant <value_ints = [1]> ()
+  rows = Slice(hidden, start, end, axis)
+}
+mask_rows (rows, attention_mask) => (kept) {
+  start = Constant <value_ints = [1]> ()
+  end = Constant <value_ints = [9223372036854775807]> ()
+  last = Constant <value_ints = [-1]> ()
+  mask = Slice(attention_mask, start, end, start)
+  column = Unsqueeze(mask, last)
+  weights = CastLike(column, rows)
+  kept = Mul(rows, weights)
+}
 l2_normalize (x) => (y) {
   axis = Constant <value_ints = [-1]> ()
   tiny = Constant <value_float = 1e-12> ()
@@ -130,6 +163,7 @@ class Graph:
     def __init__(self, name: str) -> None:
         self.name = name
         self.inputs: list[ir.Value] = []
+        self.weights: dict[str, ir.Value] = {}
         self.tape = ir.tape.Tape()
 
     def input(self, name: str, shape: Sequence[int | str]) -> ir.Value:
@@ -139,8 +173,11 @@ class Graph:
         return value
 
     def weight(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """A weight, under its tensor's name."""
-        return self.tape.initializer(tensor)
+        """A weight, under its tensor's name; the same value each time."""
+        assert tensor.name
+        if tensor.name not in self.weights:
+            self.weights[tensor.name] = self.tape.initializer(tensor)
+        return self.weights[tensor.name]
 
     def call(self, op: str, module: str, *inputs: ir.Value, attributes: Attributes | None = None) -> ir.Value:
         """The result of operation `op`, computed for the checkpoint's `module`."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bge_export.config import parse_config
+from bge_export.heads import FILES
 from bge_export.models import MODELS
 from bge_export.weights import Array, Shape
 
@@ -20,11 +22,13 @@ SHARD_BYTES = 256 << 20
 BERT_SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 
 
-def write(folder: Path, config: dict[str, Any], *, seed: int, lower_case: bool) -> None:
-    """Write config.json, a tokenizer and sharded weights into `folder`, which must exist.
+def write(
+    folder: Path, config: dict[str, Any], *, seed: int, lower_case: bool, heads: Sequence[str] = ("dense",)
+) -> None:
+    """Write config.json, a tokenizer, sharded weights and the heads' files into `folder`, which must exist.
 
     Linear weights and embeddings are normal with PyTorch's standard deviation for BERT, 0.02; LayerNorm scales lie
-    around 1; biases are normal too, so that a graph that forgets one is found out.
+    around 1; biases are normal too, so that a graph that forgets one is found out. Heads are in float16, as BAAI's are.
     """
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     model = MODELS[config["model_type"]]
@@ -36,15 +40,31 @@ def write(folder: Path, config: dict[str, Any], *, seed: int, lower_case: bool) 
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    bert_tokenizer(config["vocab_size"], lower_case=lower_case).save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case, "model_max_length": 512}
-    settings |= {
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-    }
+    for head in heads:
+        if head in FILES:
+            _write_head(folder / FILES[head], config["hidden_size"], head, seed)
+    write_tokenizer(folder, config, lower_case=lower_case)
+
+
+def _write_head(path: Path, width: int, head: str, seed: int) -> None:
+    rows = 1 if head == "sparse" else width
+    state = {"weight": _random(f"{head}.weight", (rows, width), seed), "bias": _random(f"{head}.bias", (rows,), seed)}
+    torch.save({name: torch.from_numpy(values).half() for name, values in state.items()}, path)
+
+
+def write_tokenizer(folder: Path, config: dict[str, Any], *, lower_case: bool) -> None:
+    """Write tokenizer.json and tokenizer_config.json of the model's kind, with a vocabulary of the model's size."""
+    settings: dict[str, Any]
+    if config["model_type"] == "bert":
+        tokenizer = bert_tokenizer(config["vocab_size"], lower_case=lower_case)
+        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case}
+        settings |= {f"{kind}_token": f"[{kind.upper()}]" for kind in ("pad", "unk", "cls", "sep", "mask")}
+    else:
+        tokenizer = xlm_roberta_tokenizer(config["vocab_size"])
+        settings = {"tokenizer_class": "XLMRobertaTokenizer"}
+        settings |= {f"{kind}_token": f"<{kind}>" for kind in ("pad", "unk", "mask")}
+        settings |= {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
@@ -64,6 +84,32 @@ def bert_tokenizer(vocab_size: int, *, lower_case: bool) -> Tokenizer:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 101), ("[SEP]", 102)]
     )
     tokenizer.add_special_tokens(list(BERT_SPECIAL))
+    return tokenizer
+
+
+def xlm_roberta_tokenizer(vocab_size: int) -> Tokenizer:
+    """A unigram tokenizer with XLM-R's special ids and pipeline. Its pieces are those of `bert_tokenizer`, with the
+    mark of a word's beginning where they have no ##; shorter ones are likelier.
+    """
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    pieces: dict[str, float] = dict.fromkeys(special, 0.0) | {"▁": -4.0}
+    for piece in _pieces():
+        for spelled in (piece.removeprefix("##"), "▁" + piece):
+            if not spelled.startswith("▁##") and len(pieces) < vocab_size - 1:
+                pieces.setdefault(spelled, -5.0 - len(spelled) - len(pieces) / vocab_size)
+    filler = (f"▁unused{number}" for number in range(vocab_size))
+    while len(pieces) < vocab_size - 1:
+        pieces.setdefault(next(filler), -100.0)
+    pieces["<mask>"] = 0.0
+    tokenizer = Tokenizer(models.Unigram(list(pieces.items()), unk_id=3))
+    tokenizer.normalizer = normalizers.NFKC()
+    metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
+    tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.add_special_tokens([*special, "<mask>"])
     return tokenizer
 
 

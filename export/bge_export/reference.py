@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bge_export import checkpoint_tokenizer
 from bge_export.checkpoint import Recipe
+from bge_export.heads import FILES
 from bge_onnx.batches import plan_batches
 
 Vectors = NDArray[np.float32]
@@ -28,6 +31,15 @@ def tokenize(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, te
     return ids
 
 
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What PyTorch gives of N texts: dense (N, D), sparse weights by token id, ColBERT rows (T - 1, C)."""
+
+    dense: Vectors
+    sparse: list[dict[int, float]] | None
+    colbert: list[Vectors] | None
+
+
 def embed(
     folder: Path,
     recipe: Recipe,
@@ -35,22 +47,56 @@ def embed(
     *,
     budget_tokens: int = 1,
     progress: bool = False,
-) -> Vectors:
-    """Dense vectors (N, D) float32 of texts that are token ids.
+) -> Heads:
+    """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
     """
+    tokenizer = checkpoint_tokenizer.load(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
-    batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout="padded", pad_id=0)
+    linears = {head: _linear(folder / FILES[head]) for head in recipe.heads if head in FILES}
+    batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout="padded", pad_id=tokenizer.pad_token_id)
     dense = np.empty((len(token_ids), model.config.hidden_size), dtype=np.float32)
+    sparse: list[dict[int, float]] = [{}] * len(token_ids)
+    colbert: list[Vectors] = [dense] * len(token_ids)
     with torch.inference_mode(), tqdm(total=len(token_ids), desc="PyTorch", unit="text", disable=not progress) as bar:
         for batch in batches:
             ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            vectors = _pool(hidden, mask, recipe)
-            dense[batch.rows] = torch.nn.functional.normalize(vectors, dim=-1) if recipe.normalize else vectors
+            dense[batch.rows] = _unit(_pool(hidden, mask, recipe), recipe)
+            for line, row in enumerate(batch.rows):
+                tokens = int(mask[line].sum())
+                if "sparse" in linears:
+                    weights = torch.relu(linears["sparse"](hidden[line, :tokens])).squeeze(-1)
+                    sparse[row] = _largest(ids[line, :tokens].tolist(), weights.tolist(), tokenizer)
+                if "colbert" in linears:
+                    colbert[row] = _unit(linears["colbert"](hidden[line, 1:tokens]), recipe).numpy()
             bar.update(len(batch.rows))
-    return dense
+    return Heads(dense, sparse if "sparse" in linears else None, colbert if "colbert" in linears else None)
+
+
+def _linear(path: Path) -> torch.nn.Linear:
+    """The linear layer of a head's file, in float32."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    linear = torch.nn.Linear(*reversed(state["weight"].shape))
+    linear.load_state_dict(state)
+    return linear.eval()
+
+
+def _largest(
+    token_ids: list[int], weights: list[float], tokenizer: transformers.PreTrainedTokenizerBase
+) -> dict[int, float]:
+    """Token by token as FlagEmbedding does it: the largest weight of each id, special tokens and zeros left out."""
+    unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    found: dict[int, float] = {}
+    for token, weight in zip(token_ids, weights, strict=True):
+        if token not in unused and weight > found.get(token, 0):
+            found[token] = weight
+    return found
+
+
+def _unit(vectors: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1) if recipe.normalize else vectors
 
 
 def _pool(hidden: torch.Tensor, mask: torch.Tensor, recipe: Recipe) -> torch.Tensor:

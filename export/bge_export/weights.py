@@ -30,24 +30,28 @@ PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
 class Weights:
     """Named tensors of a checkpoint. Names are without the task prefix (`bert.`) that some checkpoints have."""
 
-    files: tuple[Path, ...]
     shapes: Mapping[str, Shape]
     _read: Mapping[str, Callable[[], torch.Tensor]]
 
     @classmethod
-    def open(cls, folder: Path, *, prefix: str) -> Weights:
+    def open(cls, folder: Path, *, prefix: str, heads: Iterable[str] = ()) -> Weights:
         """Open `model.safetensors` or `pytorch_model.bin`, one file or sharded; safetensors where both are there.
+
+        heads  files of a linear layer each: `sparse_linear.pt` gives `sparse_linear.weight` and `sparse_linear.bias`
 
         Raises CheckpointError: no weights, a truncated or damaged file, a pickle that holds more than tensors.
         """
-        files = weight_files(folder)
         tensors: dict[str, tuple[Shape, Callable[[], torch.Tensor]]] = {}
-        for file in files:
+        for file in weight_files(folder):
             _refuse_pointer(file)
             tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
         named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        for head in heads:
+            file = folder / head
+            _refuse_pointer(file)
+            named |= {f"{file.stem}.{name}": tensor for name, tensor in _pickle(file).items()}
         shapes = {name: shape for name, (shape, _) in named.items()}
-        return cls(files, shapes, {name: read for name, (_, read) in named.items()})
+        return cls(shapes, {name: read for name, (_, read) in named.items()})
 
     def read(self, name: str) -> Array:
         """One tensor as float32. Raises CheckpointError: it holds NaN or infinity."""
@@ -93,13 +97,14 @@ class Weights:
                 f"{len(extra)} unknown:\n    {lines}\n    Are config.json and the weights of the same model?"
             )
 
-    def sha256(self) -> str:
-        """Hex hash over all weight files, in order of their names."""
-        digest = hashlib.sha256()
-        for file in self.files:
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """Hex hash over files, in the order given."""
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:

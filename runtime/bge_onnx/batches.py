@@ -25,6 +25,14 @@ class Batch:
     input_ids: NDArray[np.int64]
     attention_mask: NDArray[np.int64] | None
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, (B,) int64."""
+        if self.attention_mask is None:
+            return np.full(len(self.rows), self.input_ids.shape[1])
+        lengths: NDArray[np.int64] = self.attention_mask.sum(axis=1)
+        return lengths
+
 
 def plan_batches(
     token_ids: Sequence[NDArray[np.int64]], *, budget_tokens: int, layout: Layout, pad_id: int

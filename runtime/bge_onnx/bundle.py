@@ -84,7 +84,9 @@ class Bundle:
     graph: str  # file name, relative to the folder
     tokenizer: str
     outputs: Mapping[str, str]  # head -> name of the graph's output
-    dims: Mapping[str, int]  # head -> width of its vectors
+    raw_outputs: Mapping[str, str]  # head -> the output before normalisation; none where the graph gives no such
+    token_states: str | None  # the output with the last layer's states (B, T, D), where the graph gives it
+    dims: Mapping[str, int]  # head -> width of its vectors; of sparse ones, the vocabulary
     pooling: str
     normalized: bool
     max_tokens: int

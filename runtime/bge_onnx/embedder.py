@@ -13,13 +13,16 @@ from tqdm import tqdm
 
 from bge_onnx.batches import plan_batches
 from bge_onnx.bundle import Bundle
-from bge_onnx.embeddings import Embeddings, Vectors, collect
+from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
-from bge_onnx.scores import similarity
+from bge_onnx.mcls import insert_cls
+from bge_onnx.scores import EQUAL, check_pairs, check_weights, distinct, score_pairs, similarity
 from bge_onnx.session import Session
 from bge_onnx.threads import resolve_threads
 from bge_onnx.tokenizer import Tokenizer
+
+DENSE = ("dense",)
 
 BUDGET_TOKENS = 512
 """Tokens of a batch: with one core a batch, as fast as 1024 and faster than a text at a time (BERT small and base)."""
@@ -61,28 +64,42 @@ class Embedder:
         self,
         texts: Sequence[str],
         *,
+        heads: Sequence[str] = DENSE,
         prompt: str = "",
         max_tokens: int | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        mcls: bool = False,
         budget_tokens: int = BUDGET_TOKENS,
         progress: bool | None = None,
     ) -> Embeddings:
-        """Vectors of `texts`, in order; an empty list gives an empty array, an empty text is a text.
+        """Vectors of `texts`, in order; an empty list gives empty arrays, an empty text is a text.
 
+        heads          what to give, out of those that the bundle has: dense, sparse, colbert; others cost nothing
         prompt         put in front of every text, as it is
         max_tokens     cut texts here; None for the model's own limit
+        normalize      dense and ColBERT vectors of length 1, or as they are; None as the model was published
+        truncate_dim   keep so many leading components of dense and ColBERT vectors, before normalising
+        mcls           long texts as the mean over a CLS token every 256 tokens (`bge_onnx.mcls`); dense only
         budget_tokens  of a batch: memory grows with it, the vectors do not change
         progress       a bar on stderr; None for one only on a terminal and when it takes seconds
 
-        Raises InputError: texts that are no strings (their index is named), a limit out of range.
+        Raises InputError: texts that are no strings (their index is named), a head that the bundle has not, a limit out
+        of range.
         """
+        wanted = Wanted(heads=tuple(heads), normalize=normalize, truncate_dim=truncate_dim, mcls=mcls)
+        wanted.check(self.bundle)
         tokenizer = self.tokenizer if max_tokens is None else self.tokenizer.with_max_tokens(max_tokens)
         token_ids = tokenizer.encode(texts, prompt=prompt)
-        return self._run(token_ids, budget_tokens=budget_tokens, progress=progress)
+        if mcls:
+            token_ids = [insert_cls(ids, max_tokens=tokenizer.max_tokens) for ids in token_ids]
+        return self._run(token_ids, wanted, budget_tokens=budget_tokens, progress=progress)
 
     def embed_token_ids(
         self,
         token_ids: Sequence[NDArray[np.int64]],
         *,
+        heads: Sequence[str] = DENSE,
         budget_tokens: int = BUDGET_TOKENS,
         progress: bool | None = None,
     ) -> Embeddings:
@@ -90,18 +107,32 @@ class Embedder:
 
         Raises InputError: an empty sequence, one longer than the model's limit, or ids outside the vocabulary.
         """
+        wanted = Wanted(heads=tuple(heads))
+        wanted.check(self.bundle)
         self._check_token_ids(token_ids)
-        return self._run(token_ids, budget_tokens=budget_tokens, progress=progress)
+        return self._run(token_ids, wanted, budget_tokens=budget_tokens, progress=progress)
 
-    def embed_queries(self, queries: Sequence[str], *, progress: bool | None = None) -> Embeddings:
+    def embed_queries(
+        self, queries: Sequence[str], *, heads: Sequence[str] = DENSE, progress: bool | None = None
+    ) -> Embeddings:
         """Vectors of search queries, with the model's own query instruction in front."""
-        return self.embed(queries, prompt=self.bundle.prompts.get("query", ""), progress=progress)
+        return self.embed(queries, heads=heads, prompt=self.bundle.prompts.get("query", ""), progress=progress)
 
-    def embed_passages(self, passages: Sequence[str], *, progress: bool | None = None) -> Embeddings:
+    def embed_passages(
+        self, passages: Sequence[str], *, heads: Sequence[str] = DENSE, progress: bool | None = None
+    ) -> Embeddings:
         """Vectors of the passages that queries look for, with the model's passage instruction if it has one."""
-        return self.embed(passages, prompt=self.bundle.prompts.get("passage", ""), progress=progress)
+        return self.embed(passages, heads=heads, prompt=self.bundle.prompts.get("passage", ""), progress=progress)
 
-    def stream(self, texts: Iterable[str], *, prompt: str = "", window: int = STREAM_TEXTS) -> Iterator[Embeddings]:
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        heads: Sequence[str] = DENSE,
+        prompt: str = "",
+        mcls: bool = False,
+        window: int = STREAM_TEXTS,
+    ) -> Iterator[Embeddings]:
         """Vectors of any number of texts, in order, `window` texts at a time: neither texts nor vectors pile up.
 
         Raises InputError like `embed`; an index named there counts from the window's first text.
@@ -110,21 +141,49 @@ class Embedder:
             raise InputError("texts: expected an iterable of strings, found one string. Put it in a list: [text]")
         iterator = iter(texts)
         while chunk := list(itertools.islice(iterator, window)):
-            yield self.embed(chunk, prompt=prompt, progress=False)
+            yield self.embed(chunk, heads=heads, prompt=prompt, mcls=mcls, progress=False)
 
     def similarity(self, queries: Sequence[str], passages: Sequence[str]) -> Vectors:
         """Scores (Q, P) float32 of every query with every passage, instructions applied."""
         return similarity(self.embed_queries(queries), self.embed_passages(passages))
 
-    def _run(self, token_ids: Sequence[NDArray[np.int64]], *, budget_tokens: int, progress: bool | None) -> Embeddings:
+    def score(
+        self, pairs: Sequence[tuple[str, str]], *, weights: Sequence[float] = EQUAL, progress: bool | None = None
+    ) -> dict[str, Vectors]:
+        """Scores of (query, passage) pairs by every head and by their weighted means, instructions applied.
+
+        weights  of dense, sparse and colbert, in FlagEmbedding's order
+        returns  arrays (N,) float32 under "colbert", "sparse", "dense", "sparse+dense" and "colbert+sparse+dense"
+
+        Each distinct text is embedded once. A pair's scores do not depend on the other pairs; FlagEmbedding's do
+        (padding of its batches counts in ColBERT); `bge_onnx.flag` has that behaviour too.
+        Raises InputError: a bundle without these heads, weights that are no three numbers or have the sum 0.
+        """
+        check_weights(weights)
+        check_pairs(pairs)
+        queries, query_of = distinct([query for query, _ in pairs])
+        passages, passage_of = distinct([passage for _, passage in pairs])
+        return score_pairs(
+            self.embed_queries(queries, heads=HEADS, progress=progress),
+            self.embed_passages(passages, heads=HEADS, progress=progress),
+            list(zip(query_of, passage_of, strict=True)),
+            weights,
+        )
+
+    def _run(
+        self, token_ids: Sequence[NDArray[np.int64]], wanted: Wanted, *, budget_tokens: int, progress: bool | None
+    ) -> Embeddings:
         bundle = self.bundle
         batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout=bundle.layout, pad_id=bundle.pad_id)
         silent = None if progress is None else not progress
         with tqdm(total=len(token_ids), unit="text", disable=silent, delay=2, leave=False) as bar:
+            names = [wanted.output(head, bundle) for head in wanted.heads]
             outputs = (
-                (batch, heads) for batch, heads in self.session.run(batches) if bar.update(len(batch.rows)) or True
+                (batch, arrays)
+                for batch, arrays in self.session.run(batches, names)
+                if bar.update(len(batch.rows)) or True
             )
-            return collect(outputs, count=len(token_ids), dims=bundle.dims["dense"])
+            return collect(outputs, count=len(token_ids), bundle=bundle, wanted=wanted)
 
     def _check_token_ids(self, token_ids: Sequence[NDArray[np.int64]]) -> None:
         limit, vocabulary = self.bundle.max_tokens, self.tokenizer.backend.get_vocab_size()

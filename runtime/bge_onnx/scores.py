@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.embeddings import Embeddings, Vectors
 from bge_onnx.errors import InputError
+from bge_onnx.sparse import SparseVectors
+
+EQUAL = (1.0, 1.0, 1.0)
+"""Weights of dense, sparse and colbert."""
+
+COLBERT_SCORES = 1 << 24
+"""Token scores that one query's ColBERT comparison holds at a time: 64 MB."""
 
 
 def similarity(queries: Embeddings | Vectors, passages: Embeddings | Vectors) -> Vectors:
@@ -27,5 +37,136 @@ def top_k(scores: Vectors, k: int) -> NDArray[np.int64]:
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
+def lexical_score(query: Mapping[int, float], passage: Mapping[int, float]) -> float:
+    """Lexical match of two sparse vectors: the sum, over the tokens they share, of the products of their weights.
+
+    Raises InputError: something that is no mapping of token id to weight.
+    """
+    for name, weights in (("query", query), ("passage", passage)):
+        if not isinstance(weights, Mapping):
+            raise InputError(
+                f"lexical_score: expected a mapping of token id to weight as {name}, found {type(weights).__name__}.\n"
+                "    For many at once, multiply the matrices of `SparseVectors.to_csr`."
+            )
+    return float(sum(weight * passage[token] for token, weight in query.items() if token in passage))
+
+
+def colbert_score(query: Vectors, passage: Vectors) -> float:
+    """Late interaction of one pair, rows (Tq, C) and (Tp, C): for each query row the best passage row, averaged.
+
+    Khattab and Zaharia, ColBERT (arXiv 2004.12832), divided by the query's rows as in BGE-M3 (arXiv 2402.03216).
+    Raises InputError: arrays that are no rows, of different widths, or without any row.
+    """
+    return float(colbert_scores(query, [passage])[0])
+
+
+def colbert_scores(query: Vectors, passages: Sequence[Vectors]) -> Vectors:
+    """Late interaction (P,) float32 of one query's rows (Tq, C) with many passages' rows (Tp, C) each.
+
+    The passages' rows go through one matrix product after another, without padding.
+    Raises InputError: like `colbert_score`; the passage's index is named.
+    """
+    query = np.asarray(query, dtype=np.float32)
+    _check_rows("query", query, query.shape[-1] if query.ndim else 0)
+    for index, passage in enumerate(passages):
+        _check_rows(f"passages[{index}]", np.asarray(passage), query.shape[1])
+    scores = np.empty(len(passages), dtype=np.float32)
+    for start, stop in _chunks([len(passage) for passage in passages], COLBERT_SCORES // len(query)):
+        rows = np.concatenate(passages[start:stop])
+        starts = np.cumsum([0, *(len(passage) for passage in passages[start : stop - 1])])
+        scores[start:stop] = np.maximum.reduceat(query @ rows.T, starts, axis=1).mean(axis=0)
+    return scores
+
+
+def hybrid(dense: Vectors, sparse: Vectors, colbert: Vectors, weights: Sequence[float] = EQUAL) -> Vectors:
+    """The weighted mean of the three heads' scores, arrays of one shape; `weights` are of dense, sparse and colbert.
+
+    Raises InputError: weights that are no three numbers, or have the sum 0.
+    """
+    of_dense, of_sparse, of_colbert = check_weights(weights)
+    total = of_dense + of_sparse + of_colbert
+    mixed: Vectors = ((of_colbert * colbert + of_sparse * sparse + of_dense * dense) / total).astype(np.float32)
+    return mixed
+
+
+def score_pairs(
+    queries: Embeddings, passages: Embeddings, pairs: Sequence[tuple[int, int]], weights: Sequence[float] = EQUAL
+) -> dict[str, Vectors]:
+    """Scores (N,) float32 of pairs of a query's and a passage's index, by every head and by their weighted means.
+
+    The five modes of FlagEmbedding's `compute_score`, in its order: "colbert", "sparse", "dense", "sparse+dense",
+    "colbert+sparse+dense". Where dense and sparse both weigh nothing, "sparse+dense" is 0.
+    """
+    of_dense, of_sparse, _ = check_weights(weights)
+    left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    dense = np.einsum("nd,nd->n", queries.dense[left], passages.dense[right])
+    lexical = np.array([_lexical(queries.sparse, passages.sparse, *pair) for pair in pairs], dtype=np.float32)
+    colbert = np.empty(len(pairs), dtype=np.float32)
+    for query in np.unique(left):
+        lines = np.flatnonzero(left == query)
+        colbert[lines] = colbert_scores(queries.colbert[query], [passages.colbert[passage] for passage in right[lines]])
+    both = (of_sparse * lexical + of_dense * dense) / ((of_sparse + of_dense) or 1)
+    return {
+        "colbert": colbert,
+        "sparse": lexical,
+        "dense": dense,
+        "sparse+dense": both.astype(np.float32),
+        "colbert+sparse+dense": hybrid(dense, lexical, colbert, weights),
+    }
+
+
+def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
+    """The weights of dense, sparse and colbert. Raises InputError: no three finite numbers, or with the sum 0."""
+    numbers = [
+        float(weight)
+        for weight in (weights if isinstance(weights, Sequence | np.ndarray) and not isinstance(weights, str) else ())
+        if isinstance(weight, int | float | np.number) and math.isfinite(weight)
+    ]
+    if len(numbers) != 3 or len(weights) != 3 or not sum(numbers):
+        raise InputError(
+            f"weights: expected three numbers, of dense, sparse and colbert, with a sum other than 0; found {weights!r}"
+        )
+    return numbers[0], numbers[1], numbers[2]
+
+
+def check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise InputError naming the first of `pairs` that is not a query and a passage."""
+    for index, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise InputError(f"pairs[{index}]: expected a query and a passage, found {pair!r:.60}")
+
+
+def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Each text once, in order, and for every one of `texts` its place among those."""
+    places: dict[str, int] = {}
+    indices = [places.setdefault(text, len(places)) for text in texts]
+    return list(places), indices
+
+
+def _lexical(queries: SparseVectors, passages: SparseVectors, query: int, passage: int) -> np.float32:
+    """`lexical_score` of two texts, without dicts."""
+    (left, of_left), (right, of_right) = queries.indices_values(query), passages.indices_values(passage)
+    _, at_left, at_right = np.intersect1d(left, right, assume_unique=True, return_indices=True)
+    return np.float32(of_left[at_left] @ of_right[at_right])
+
+
 def _dense(vectors: Embeddings | Vectors) -> Vectors:
     return vectors.dense if isinstance(vectors, Embeddings) else np.asarray(vectors, dtype=np.float32)
+
+
+def _check_rows(name: str, rows: Vectors, width: int) -> None:
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
+        raise InputError(f"colbert: expected one or more rows (T, C) of one width C as {name}, found {rows.shape}")
+
+
+def _chunks(lengths: Sequence[int], budget_rows: int) -> list[tuple[int, int]]:
+    """Ranges of passages that together have at most `budget_rows` rows, or are one."""
+    chunks, start, rows = [], 0, 0
+    for index, length in enumerate(lengths):
+        if index > start and rows + length > budget_rows:
+            chunks.append((start, index))
+            start, rows = index, 0
+        rows += length
+    if lengths:
+        chunks.append((start, len(lengths)))
+    return chunks

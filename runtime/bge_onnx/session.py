@@ -36,8 +36,10 @@ class Session:
     _sessions: dict[int, ort.InferenceSession] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def run(self, batches: Sequence[Batch]) -> Iterator[tuple[Batch, Outputs]]:
-        """Each batch with its outputs by head, in the batches' order, as they get ready.
+    def run(self, batches: Sequence[Batch], names: Sequence[str]) -> Iterator[tuple[Batch, Outputs]]:
+        """Each batch with the graph outputs `names`, in the batches' order, as they get ready.
+
+        Nothing is computed that these outputs do not need.
 
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
@@ -45,12 +47,12 @@ class Session:
         if len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS:
             session = self.load(self.threads)
             for batch in batches:
-                yield batch, self._run_one(session, batch)
+                yield batch, _run_one(session, batch, names)
             return
         session = self.load(1)
         pool = ThreadPoolExecutor(self.threads)
         try:
-            yield from zip(batches, pool.map(lambda batch: self._run_one(session, batch), batches), strict=True)
+            yield from zip(batches, pool.map(lambda batch: _run_one(session, batch, names), batches), strict=True)
         finally:  # Ctrl-C, or a caller who stops early, leaves the batches not begun undone
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -61,13 +63,14 @@ class Session:
                 self._sessions[intra_op_threads] = _load(self.bundle, intra_op_threads)
             return self._sessions[intra_op_threads]
 
-    def _run_one(self, session: ort.InferenceSession, batch: Batch) -> Outputs:
-        feeds = {"input_ids": batch.input_ids}
-        if batch.attention_mask is not None:
-            feeds["attention_mask"] = batch.attention_mask
-        heads = list(self.bundle.outputs)
-        arrays = session.run([self.bundle.outputs[head] for head in heads], feeds)
-        return dict(zip(heads, arrays, strict=True))
+
+def _run_one(session: ort.InferenceSession, batch: Batch, names: Sequence[str]) -> Outputs:
+    feeds = {"input_ids": batch.input_ids}
+    if batch.attention_mask is not None:
+        feeds["attention_mask"] = batch.attention_mask
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return dict(zip(names, session.run(names, feeds, options), strict=True))
 
 
 def _load(bundle: Bundle, intra_op_threads: int) -> ort.InferenceSession:

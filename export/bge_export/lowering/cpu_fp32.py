@@ -28,4 +28,10 @@ def last_token(call: ir.Node) -> ir.Node:
     return ir.node("last_of_all", [hidden], domain="bge")
 
 
-SWAPS = {"attention": multi_head_attention, "mean": mean, "last_token": last_token}
+def mask_rows(call: ir.Node) -> ir.Node:
+    """The rows as they are, as none is padding."""
+    rows, _ = call.inputs
+    return ir.node("Identity", [rows])
+
+
+SWAPS = {"attention": multi_head_attention, "mean": mean, "last_token": last_token, "mask_rows": mask_rows}

@@ -19,8 +19,8 @@ class Target:
     limit: float  # largest absolute error from float32 PyTorch, on unit vectors
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
-    token_states: bool = False  # also give last_hidden_state
-    outputs: Mapping[str, str] = field(default_factory=lambda: {"dense": "dense"})
+    plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
+    outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
 
 
 TARGETS = {
@@ -32,7 +32,7 @@ TARGETS = {
         swaps=portable.SWAPS,
         limit=2e-5,
         graph="onnx/model.onnx",
-        token_states=True,
-        outputs={"dense": "sentence_embedding"},
+        plain=True,
+        outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state"},
     ),
 }

@@ -2,6 +2,6 @@
 
 from types import ModuleType
 
-from bge_export.models import bert
+from bge_export.models import bert, xlm_roberta
 
-MODELS: dict[str, ModuleType] = {"bert": bert}
+MODELS: dict[str, ModuleType] = {"bert": bert, "xlm-roberta": xlm_roberta}

@@ -1,0 +1,220 @@
+"""The encoder that BERT and XLM-R share: post-norm layers with erf GELU, the heads on top, the last layer pruned.
+
+Mirrors transformers' BertLayer and XLMRobertaLayer, which are the same:
+https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/bert/modeling_bert.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from bge_export.heads import COLBERT, SPARSE, Wanted
+from bge_export.ops import Attributes, Graph
+from bge_export.pooling import pool
+from bge_export.weights import Array, Shape, Weights
+from bge_onnx.errors import CheckpointError
+
+
+class EncoderConfig(Protocol):
+    """Sizes that every encoder of this kind has."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def type_vocab_size(self) -> int: ...
+    @property
+    def layer_norm_eps(self) -> float: ...
+
+
+# Of a `config.json`: what changes nothing of a forward pass.
+HARMLESS_KEYS = frozenset({
+    "architectures", "_name_or_path", "name_or_path", "transformers_version", "model_max_length",  # origin
+    "auto_map",                                                                         # never run
+    "attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout",        # training
+    "initializer_range", "gradient_checkpointing", "problem_type",                      # training
+    "torch_dtype", "dtype",                                                             # storage
+    "use_cache", "output_past", "bos_token_id", "eos_token_id", "cross_attention_hidden_size",  # generation
+    "tie_word_embeddings", "is_encoder_decoder", "sep_token_id", "cls_token_id",        # heads we do not have
+    "id2label", "label2id", "num_labels", "finetuning_task",                            # classifiers
+    "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",             # pooler, not used
+    "pooler_size_per_head", "pooler_type", "directionality",
+    "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",  # same numbers
+    "attn_implementation", "_attn_implementation", "sentence_transformers",
+})  # fmt: skip
+
+
+def check_sizes(config: EncoderConfig) -> None:
+    """Raise CheckpointError: heads that do not divide the width."""
+    if not config.num_attention_heads or config.hidden_size % config.num_attention_heads:
+        raise CheckpointError(
+            f"config.json: expected hidden_size to be a multiple of num_attention_heads, found {config.hidden_size} "
+            f"and {config.num_attention_heads}.\n    Is it the config.json of these weights?"
+        )
+
+
+def weight_shapes(config: EncoderConfig) -> dict[str, Shape]:
+    """Every weight that the vectors depend on, as PyTorch stores it: linear weights are (out, in)."""
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes: dict[str, Shape] = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, width),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, width),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, width),
+    }
+    modules: dict[str, Shape] = {"embeddings.LayerNorm": (width,)}
+    for layer in range(config.num_hidden_layers):
+        modules |= {
+            f"encoder.layer.{layer}.attention.self.query": (width, width),
+            f"encoder.layer.{layer}.attention.self.key": (width, width),
+            f"encoder.layer.{layer}.attention.self.value": (width, width),
+            f"encoder.layer.{layer}.attention.output.dense": (width, width),
+            f"encoder.layer.{layer}.attention.output.LayerNorm": (width,),
+            f"encoder.layer.{layer}.intermediate.dense": (inner, width),
+            f"encoder.layer.{layer}.output.dense": (width, inner),
+            f"encoder.layer.{layer}.output.LayerNorm": (width,),
+        }
+    for module, shape in modules.items():
+        shapes |= {f"{module}.weight": shape, f"{module}.bias": shape[:1]}
+    return shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """The parts of the model, added to `graph` when called."""
+
+    graph: Graph
+    config: EncoderConfig
+    weights: Weights
+
+    def word_table(self) -> ir.Value:
+        """The word table with token type 0 added, (V, D).
+
+        All tokens of one text have type 0, so its row is added once, here. The sum (word + type) + position keeps
+        PyTorch's order: it is bit-identical.
+        """
+        name = "embeddings.word_embeddings.weight"
+
+        def words() -> Array:
+            table: Array = self.weights.read(name) + self.weights.read("embeddings.token_type_embeddings.weight")[0]
+            return table
+
+        return self.graph.weight(self.weights.lazy(name, words, self.weights.shapes[name]))
+
+    def position_table(self) -> ir.Value:
+        """The position table, (positions, D)."""
+        return self.weight("embeddings.position_embeddings.weight")
+
+    def finish(self, summed: ir.Value, mask: ir.Value, wanted: Wanted) -> ir.Model:
+        """The whole model from the sum of its embeddings (B, T, D) and the attention mask (B, T) int64.
+
+        The last layer's queries, output projection and FFN are computed for the CLS token alone where `dense` needs no
+        more (`wanted.prune`), and for all tokens where another output does; keys and values are shared. ONNX Runtime
+        runs what the asked outputs need (`only_execute_path_to_fetches`): `dense` is the same whatever else is asked.
+        """
+        bias = self.graph.call("attention_bias", "attention_bias", mask)
+        hidden = self.layer_norm("embeddings.LayerNorm", summed)
+        last = self.config.num_hidden_layers - 1
+        for number in range(last):
+            hidden = self.attend(number, hidden, *self.keys_and_values(number, hidden), bias)
+        key, value = self.keys_and_values(last, hidden)
+        outputs: dict[str, tuple[ir.Value, list[int | str]]] = {}
+        states = None
+        if wanted.token_states or not wanted.prunes:
+            states = self.attend(last, hidden, key, value, bias)
+        if wanted.prunes:
+            first = self.graph.call("first_token", "pooling", hidden)
+            dense = self.graph.call("drop_token_axis", "pooling", self.attend(last, first, key, value, bias))
+        else:
+            assert states is not None
+            dense = pool(self.graph, states, mask, wanted.pooling)
+        self._add(outputs, "dense", dense, ["B", self.config.hidden_size], wanted)
+        if states is not None:
+            if wanted.token_states:
+                outputs["token_states"] = (states, ["B", "T", self.config.hidden_size])
+            self._add_heads(outputs, states, mask, wanted)
+        return self.graph.finish(outputs)
+
+    def _add_heads(
+        self, outputs: dict[str, tuple[ir.Value, list[int | str]]], states: ir.Value, mask: ir.Value, wanted: Wanted
+    ) -> None:
+        """Sparse weights (B, T) and ColBERT rows (B, T - 1, C) of token states, as FlagEmbedding's BGE-M3 has them:
+        https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/finetune/embedder/encoder_only/m3/modeling.py#L116-L171
+        """
+        if "sparse" in wanted.heads:
+            scores = self.linear(SPARSE, states)
+            outputs["sparse"] = (self.graph.call("sparse_weights", SPARSE, scores), ["B", "T"])
+        if "colbert" in wanted.heads:
+            rows = self.graph.call("without_first", COLBERT, states)
+            rows = self.graph.call("mask_rows", COLBERT, self.linear(COLBERT, rows), mask)
+            width = self.weights.shapes[f"{COLBERT}.weight"][0]
+            self._add(outputs, "colbert", rows, ["B", "rows", width], wanted)
+
+    def _add(
+        self,
+        outputs: dict[str, tuple[ir.Value, list[int | str]]],
+        head: str,
+        vectors: ir.Value,
+        shape: list[int | str],
+        wanted: Wanted,
+    ) -> None:
+        """Add a head's vectors, normalised where `wanted` says so, and beside them as they are where it wants both."""
+        if wanted.normalize:
+            outputs[head] = (self.graph.call("l2_normalize", f"{head}.normalize", vectors), shape)
+            if wanted.raw:
+                outputs[f"{head}_raw"] = (vectors, shape)
+        else:
+            outputs[head] = (vectors, shape)
+
+    def keys_and_values(self, number: int, hidden: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Keys and values (B, T, D) of layer `number`."""
+        module = f"encoder.layer.{number}.attention.self"
+        return self.linear(f"{module}.key", hidden), self.linear(f"{module}.value", hidden)
+
+    def attend(self, number: int, queries: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value) -> ir.Value:
+        """Layer `number` for `queries` (B, Q, D) that look at keys and values (B, T, D); returns (B, Q, D)."""
+        module = f"encoder.layer.{number}"
+        query = self.linear(f"{module}.attention.self.query", queries)
+        heads = self.config.num_attention_heads
+        head_width = self.config.hidden_size // heads
+        sizes: Attributes = {"num_heads": heads, "heads": [0, 0, heads, head_width], "scale": float(head_width**-0.5)}
+        context = self.graph.call("attention", f"{module}.attention.self", query, key, value, bias, attributes=sizes)
+        attended = self.linear(f"{module}.attention.output.dense", context)
+        attended = self.graph.call("residual", f"{module}.attention.output", attended, queries)
+        attended = self.layer_norm(f"{module}.attention.output.LayerNorm", attended)
+        inner = self.linear(f"{module}.intermediate.dense", attended)
+        inner = self.graph.call("gelu", f"{module}.intermediate", inner)
+        outer = self.linear(f"{module}.output.dense", inner)
+        outer = self.graph.call("residual", f"{module}.output", outer, attended)
+        return self.layer_norm(f"{module}.output.LayerNorm", outer)
+
+    def linear(self, module: str, x: ir.Value) -> ir.Value:
+        """`x` (…, in) times the weight, stored here as (in, out), plus the bias."""
+        name = f"{module}.weight"
+
+        def transposed() -> Array:
+            return np.ascontiguousarray(self.weights.read(name).T)
+
+        matrix = self.graph.weight(self.weights.lazy(name, transposed, self.weights.shapes[name][::-1]))
+        return self.graph.call("linear", module, x, matrix, self.weight(f"{module}.bias"))
+
+    def layer_norm(self, module: str, x: ir.Value) -> ir.Value:
+        """`x` (…, D) normalised over D, scaled and shifted."""
+        scale, bias = self.weight(f"{module}.weight"), self.weight(f"{module}.bias")
+        return self.graph.call("layer_norm", module, x, scale, bias, attributes={"epsilon": self.config.layer_norm_eps})
+
+    def weight(self, name: str) -> ir.Value:
+        """A weight as the checkpoint has it."""
+        return self.graph.weight(self.weights.lazy(name, lambda: self.weights.read(name), self.weights.shapes[name]))
