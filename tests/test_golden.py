@@ -11,7 +11,6 @@ import pytest
 
 from bge_export import catalog, check
 from bge_export.checkpoint import Options, read_recipe
-from bge_export.config import read_json
 from bge_export.export import Request, export
 from bge_onnx import Embedder
 

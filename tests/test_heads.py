@@ -1,0 +1,229 @@
+"""The three heads of a BGE-M3-like bundle: parity, independence of the batch, sparse folding, MCLS, bad input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bge_export import random_checkpoint
+from bge_export.checkpoint import Options
+from bge_export.export import Request, export
+from bge_onnx import CheckpointError, Embedder, InputError
+from bge_onnx.mcls import insert_cls
+from bge_onnx.sparse import fold, join
+
+ALL = ("dense", "sparse", "colbert")
+CONFIG = {
+    "model_type": "xlm-roberta",
+    "vocab_size": 900,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 1002,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "hidden_act": "gelu",
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A two-layer XLM-R of width 32 with both heads."""
+    folder = tmp_path_factory.mktemp("m3")
+    random_checkpoint.write(folder, CONFIG, seed=0, lower_case=False, heads=ALL)
+    return folder
+
+
+def bundle_of(checkpoint, out, *, target="cpu-fp32", heads=None):
+    request = Request(
+        model="tiny-m3", target=target, checkpoint=checkpoint, options=Options(pooling="cls", heads=heads)
+    )
+    return export(request, out)
+
+
+@pytest.fixture(scope="module")
+def m3(checkpoint, tmp_path_factory):
+    """The tiny checkpoint for cpu-fp32, with all heads, on two threads."""
+    out = tmp_path_factory.mktemp("bundle") / "m3"
+    bundle_of(checkpoint, out)
+    return Embedder.open(out, threads=2)
+
+
+@pytest.mark.parametrize("target", ["cpu-fp32", "portable"])
+def test_every_head_is_pytorchs(checkpoint, tmp_path, target):
+    """Dense, sparse and ColBERT stay within the limit, also for texts that spell out the padding token."""
+    bundle = bundle_of(checkpoint, tmp_path / "bundle", target=target)
+    assert bundle.parity.tokenizer_mismatches == 0
+    assert {head: found.max_error < 2e-6 for head, found in bundle.parity.heads.items()} == dict.fromkeys(ALL, True)
+    assert bundle.dims == {"dense": 32, "sparse": 900, "colbert": 32}
+    assert bundle.max_tokens == 1000
+
+
+def test_a_narrow_colbert_head(checkpoint, tmp_path):
+    """The file decides how wide ColBERT rows are, as in fine-tuned checkpoints."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    random_checkpoint.write(folder, CONFIG, seed=0, lower_case=False, heads=ALL)
+    torch.save({"weight": torch.randn(8, 32), "bias": torch.randn(8)}, folder / "colbert_linear.pt")
+    assert bundle_of(folder, tmp_path / "bundle").dims["colbert"] == 8
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (None, "expected sparse_linear.pt for the heads asked for, found colbert_linear.pt."),
+        ({"weight": torch.zeros(2, 32), "bias": torch.zeros(2)}, "weight   expected (1, 32), found (2, 32)"),
+        ({"weight": torch.zeros(1, 32)}, "sparse_linear.bias   expected (1,), found nothing"),
+        ({"weight": torch.zeros(1, 32), "bias": torch.zeros(1), "x": torch.zeros(1)}, "sparse_linear.x   unknown"),
+    ],
+)  # fmt: skip
+def test_a_faulty_head_is_refused(tmp_path, state, message):
+    """A head that is missing, misshapen or more than a linear layer is an error, never made up."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    random_checkpoint.write(folder, CONFIG, seed=0, lower_case=False, heads=ALL)
+    (folder / "sparse_linear.pt").unlink()
+    if state is not None:
+        torch.save(state, folder / "sparse_linear.pt")
+    with pytest.raises(CheckpointError) as caught:
+        bundle_of(folder, tmp_path / "bundle", heads=ALL)
+    assert message in str(caught.value)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.sampled_from([1, 2, 3, 8, 17, 33, 64, 257]), min_size=1, max_size=12), seed=st.integers(0, 9)
+)
+def test_no_head_depends_on_the_batch(m3, lengths, seed):
+    """Each head of a text has the same bits alone, in any batch and whichever other heads are asked for."""
+    rng = np.random.default_rng(seed)
+    texts = [rng.integers(0, 900, length) for length in lengths]
+    together = m3.embed_token_ids(texts, heads=ALL, budget_tokens=600)
+    np.testing.assert_array_equal(together.dense, m3.embed_token_ids(texts).dense)
+    for index, text in enumerate(texts):
+        one = m3.embed_token_ids([text], heads=ALL)
+        np.testing.assert_array_equal(one.dense[0], together.dense[index])
+        np.testing.assert_array_equal(one.colbert[0], together.colbert[index])
+        assert one.sparse[0] == together.sparse[index]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_folding_is_flagembeddings_loop(data):
+    """Vectorised folding gives the dicts, in the order, of FlagEmbedding's walk over the tokens."""
+    count, tokens = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 9))
+    ids = np.array(data.draw(st.lists(st.integers(0, 6), min_size=count * tokens, max_size=count * tokens)))
+    weights = np.array(data.draw(st.lists(st.sampled_from([0, 0.25, 0.5, 1]), min_size=len(ids), max_size=len(ids))))
+    ids, weights = ids.reshape(count, tokens), weights.astype(np.float32).reshape(count, tokens)
+    rows = np.array(data.draw(st.permutations(range(count))))
+    found = join([fold(rows, ids, weights, unused=[0, 2])], count=count, width=7)
+    for row, line, values in zip(rows, ids, weights, strict=True):
+        wanted = {}
+        for token, weight in zip(line.tolist(), values.tolist(), strict=True):
+            if token not in (0, 2) and weight > wanted.get(token, 0):
+                wanted[token] = weight
+        assert list(found[int(row)].items()) == list(wanted.items())
+    np.testing.assert_array_equal(found.to_csr().sum(axis=1), [sum(found[row].values()) for row in range(count)])
+
+
+def test_an_empty_list_and_an_empty_text(m3):
+    """No texts give empty results of every head; an empty text has a dense vector, no weights, the end token's row."""
+    nothing = m3.embed([], heads=ALL)
+    assert (nothing.dense.shape, list(nothing.sparse), nothing.colbert) == ((0, 32), [], [])
+    empty = m3.embed([""], heads=ALL)
+    assert (empty.dense.shape, list(empty.sparse), empty.colbert[0].shape) == ((1, 32), [{}], (1, 32))
+
+
+def test_vectors_as_they_are_and_shortened(m3):
+    """normalize=False gives plain vectors; truncate_dim cuts before normalising, as FlagEmbedding does."""
+    plain = m3.embed(["ab cd"], heads=("dense", "colbert"), normalize=False)
+    assert abs(np.linalg.norm(plain.dense) - 1) > 0.1
+    cut = m3.embed(["ab cd"], heads=("dense", "colbert"), truncate_dim=8)
+    wanted = plain.dense[:, :8] / np.linalg.norm(plain.dense[:, :8])
+    np.testing.assert_allclose(cut.dense, wanted, atol=1e-6)
+    rows = plain.colbert[0][:, :8]
+    np.testing.assert_allclose(cut.colbert[0], rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(("words", "places"), [(0, [0]), (255, [0]), (256, [0]), (257, [0, 257]), (600, [0, 257, 514])])
+def test_where_mcls_puts_a_cls(words, places):
+    """A CLS stands in front of every 256 tokens of the text; the end token stays last and gets none of its own."""
+    ids = np.array([0, *range(10, 10 + words), 2])
+    found = insert_cls(ids, max_tokens=1000)
+    assert np.flatnonzero(found == 0).tolist() == places
+    assert found[-1] == 2
+    np.testing.assert_array_equal(found[found >= 10], ids[1:-1])
+
+
+def test_mcls_keeps_the_limit():
+    """What does not fit with its CLS tokens is cut, and no more than that."""
+    assert len(insert_cls(np.array([0, *[5] * 8190, 2]), max_tokens=8192)) == 8192
+
+
+def test_mcls_of_a_short_text_is_the_plain_vector(m3):
+    """Up to 256 tokens nothing changes; a longer text's vector is the mean over its CLS states."""
+    short, long = "ab cd", "ab cd " * 150
+    np.testing.assert_allclose(m3.embed([short], mcls=True).dense, m3.embed([short]).dense, atol=1e-6)
+    assert np.abs(m3.embed([long], mcls=True).dense - m3.embed([long]).dense).max() > 1e-4
+    np.testing.assert_array_equal(m3.embed([long, short], mcls=True).dense[0], m3.embed([long], mcls=True).dense[0])
+
+
+def test_the_five_scores_of_pairs(m3):
+    """Every mode is what its definition says, and a pair's scores do not depend on the other pairs."""
+    pairs = [("ab cd", "cd ef gh"), ("xy", "ab cd"), ("ab cd", "ab")]
+    found = m3.score(pairs, weights=(0.4, 0.2, 0.4))
+    queries = m3.embed([query for query, _ in pairs], heads=ALL)
+    passages = m3.embed([passage for _, passage in pairs], heads=ALL)
+    for index in range(len(pairs)):
+        left, right = queries.sparse[index], passages.sparse[index]
+        sparse = sum(weight * right.get(token, 0) for token, weight in left.items())
+        colbert = (queries.colbert[index] @ passages.colbert[index].T).max(axis=1).mean()
+        dense = queries.dense[index] @ passages.dense[index]
+        wanted = {
+            "colbert": colbert,
+            "sparse": sparse,
+            "dense": dense,
+            "sparse+dense": (0.2 * sparse + 0.4 * dense) / 0.6,
+        }
+        wanted["colbert+sparse+dense"] = 0.4 * colbert + 0.2 * sparse + 0.4 * dense
+        assert {mode: found[mode][index] for mode in found} == pytest.approx(wanted, abs=1e-6)
+    alone = m3.score(pairs[1:2], weights=(0.4, 0.2, 0.4))
+    assert {mode: alone[mode][0] for mode in alone} == pytest.approx({mode: found[mode][1] for mode in found}, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "weights", [(1, 2), (1, 2, 3, 4), (1, -1, 0), (0, 0, 0), "abc", (1, None, 1), (1, math.nan, 1)]
+)
+def test_weights_that_are_none(m3, weights):
+    """Weights that are not three numbers, or have the sum 0, are refused with what they were."""
+    with pytest.raises(InputError, match="weights: expected three numbers"):
+        m3.score([("a", "b")], weights=weights)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"heads": ("dense", "bm25")}, "expected one or more of dense, sparse, colbert"),
+        ({"heads": ()}, "found none"),
+        ({"truncate_dim": 33}, "truncate_dim: expected 1 to 32"),
+        ({"max_tokens": 1001}, "max_tokens: expected 3 to 1000"),
+        ({"mcls": True, "heads": ALL}, r"mcls: expected heads=\('dense',\)"),
+    ],
+)
+def test_what_a_bundle_cannot_give(m3, arguments, message):
+    """Heads, widths and lengths that the bundle has not are refused with what it has."""
+    with pytest.raises(InputError, match=message):
+        m3.embed(["a"], **arguments)
+
+
+def test_a_head_that_was_not_asked_for(m3):
+    """Reading a head that was not asked for says how to ask."""
+    with pytest.raises(InputError, match=r"sparse: expected it among the heads asked for, found dense"):
+        _ = m3.embed(["a"]).sparse
