@@ -42,9 +42,12 @@ def test_imports_go_one_way(package):
 
 @pytest.mark.parametrize("package", ["bge_onnx", "bge_kernels"])
 def test_runtime_names_no_heavy_package(package):
-    """Neither the runtime nor the kernels import PyTorch, transformers or onnx, not even inside a function."""
+    """Neither the runtime nor the kernels import PyTorch, transformers or onnx, not even inside a function.
+
+    SciPy is named once, for the caller who asks for a SciPy matrix.
+    """
     found = set().union(*(imported(path) for path in PACKAGES[package].rglob("*.py")))
-    assert not found & set(HEAVY)
+    assert found & set(HEAVY) <= ({"scipy"} if package == "bge_onnx" else set())
 
 
 def test_import_loads_no_heavy_package():
