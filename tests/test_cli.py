@@ -187,7 +187,8 @@ def test_ctrl_c_leaves_no_file(tiny_bundle, tmp_path):
     """An interrupted `bge embed --out` ends with 130 and leaves nothing half-written."""
     fifo, out = tmp_path / "texts.txt", tmp_path / "vectors.npz"
     os.mkfifo(fifo)
-    code = CODE.format(module="bge_onnx.cli", name="bge")
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job ignores it
+    code = listen + CODE.format(module="bge_onnx.cli", name="bge")
     command = [sys.executable, "-c", code, "embed", str(tiny_bundle), str(fifo), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     with fifo.open("w") as writer:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from bge_onnx.batches import plan_batches
 from bge_onnx.bundle import Bundle
@@ -46,17 +45,24 @@ class Embedder:
 
     @classmethod
     def open(
-        cls, bundle: str | Path, *, threads: int | None = None, revision: str | None = None, verify: bool = False
+        cls,
+        bundle: str | Path,
+        *,
+        threads: int | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        verify: bool = False,
     ) -> Embedder:
         """Open a bundle: a local folder, or a Hub repository that holds one (downloaded once).
 
         threads   cores to use; None for all that the scheduler and the container allow
         revision  branch, tag or commit of the Hub repository
+        cache_dir  where downloads are kept; None for huggingface_hub's own cache
         verify    also compare the hash of every file (sizes always are)
 
         Raises BundleError, ProviderError, InputError.
         """
-        opened = Bundle.open(find_bundle(bundle, revision=revision), verify=verify)
+        opened = Bundle.open(find_bundle(bundle, revision=revision, cache_dir=cache_dir), verify=verify)
         tokenizer = Tokenizer.open(opened.folder / opened.tokenizer, max_tokens=opened.max_tokens)
         return cls(opened, tokenizer, Session(opened, resolve_threads(threads)))
 
@@ -173,6 +179,8 @@ class Embedder:
     def _run(
         self, token_ids: Sequence[NDArray[np.int64]], wanted: Wanted, *, budget_tokens: int, progress: bool | None
     ) -> Embeddings:
+        from tqdm import tqdm  # noqa: PLC0415 - a sixth of the package's import time
+
         bundle = self.bundle
         batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout=bundle.layout, pad_id=bundle.pad_id)
         silent = None if progress is None else not progress

@@ -12,7 +12,7 @@ from bge_onnx.errors import BundleError
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
-def find_bundle(bundle: str | Path, *, revision: str | None = None) -> Path:
+def find_bundle(bundle: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None) -> Path:
     """The local folder of a bundle: `bundle` itself where that exists, else the Hub repository of that name.
 
     Only the files that the repository's manifest lists are downloaded. huggingface_hub decides on cache, token, offline
@@ -26,9 +26,11 @@ def find_bundle(bundle: str | Path, *, revision: str | None = None) -> Path:
 
     errors: tuple[type[Exception], ...] = (*hub_errors(), KeyError, TypeError)
     try:
-        manifest = Path(hf_hub_download(bundle, MANIFEST, revision=revision))
+        manifest = Path(hf_hub_download(bundle, MANIFEST, revision=revision, cache_dir=cache_dir))
         files = list(json.loads(manifest.read_text(encoding="utf-8"))["files"])
-        return Path(snapshot_download(bundle, revision=revision, allow_patterns=[MANIFEST, *files]))
+        return Path(
+            snapshot_download(bundle, revision=revision, cache_dir=cache_dir, allow_patterns=[MANIFEST, *files])
+        )
     except errors as error:
         raise BundleError(
             f"{bundle}: expected a local folder, or a Hub repository with a {MANIFEST}; there is no such folder, and "

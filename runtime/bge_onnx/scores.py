@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def top_k(scores: Vectors, k: int) -> NDArray[np.int64]:
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
-def lexical_score(query: Mapping[int, float], passage: Mapping[int, float]) -> float:
+def lexical_score(query: Mapping[Any, float], passage: Mapping[Any, float]) -> float:
     """Lexical match of two sparse vectors: the sum, over the tokens they share, of the products of their weights.
 
     Raises InputError: something that is no mapping of token id to weight.
@@ -60,10 +61,11 @@ def colbert_score(query: Vectors, passage: Vectors) -> float:
     return float(colbert_scores(query, [passage])[0])
 
 
-def colbert_scores(query: Vectors, passages: Sequence[Vectors]) -> Vectors:
+def colbert_scores(query: Vectors, passages: Sequence[Vectors], *, floors: Vectors | None = None) -> Vectors:
     """Late interaction (P,) float32 of one query's rows (Tq, C) with many passages' rows (Tp, C) each.
 
     The passages' rows go through one matrix product after another, without padding.
+    floors  (P,) below which a passage's token scores do not fall: 0 where FlagEmbedding's batch pads it
     Raises InputError: like `colbert_score`; the passage's index is named.
     """
     query = np.asarray(query, dtype=np.float32)
@@ -74,7 +76,10 @@ def colbert_scores(query: Vectors, passages: Sequence[Vectors]) -> Vectors:
     for start, stop in _chunks([len(passage) for passage in passages], COLBERT_SCORES // len(query)):
         rows = np.concatenate(passages[start:stop])
         starts = np.cumsum([0, *(len(passage) for passage in passages[start : stop - 1])])
-        scores[start:stop] = np.maximum.reduceat(query @ rows.T, starts, axis=1).mean(axis=0)
+        best = np.maximum.reduceat(query @ rows.T, starts, axis=1)
+        if floors is not None:
+            best = np.maximum(best, floors[start:stop])
+        scores[start:stop] = best.mean(axis=0)
     return scores
 
 
@@ -90,12 +95,18 @@ def hybrid(dense: Vectors, sparse: Vectors, colbert: Vectors, weights: Sequence[
 
 
 def score_pairs(
-    queries: Embeddings, passages: Embeddings, pairs: Sequence[tuple[int, int]], weights: Sequence[float] = EQUAL
+    queries: Embeddings,
+    passages: Embeddings,
+    pairs: Sequence[tuple[int, int]],
+    weights: Sequence[float] = EQUAL,
+    *,
+    floors: Sequence[float] | None = None,
 ) -> dict[str, Vectors]:
     """Scores (N,) float32 of pairs of a query's and a passage's index, by every head and by their weighted means.
 
     The five modes of FlagEmbedding's `compute_score`, in its order: "colbert", "sparse", "dense", "sparse+dense",
     "colbert+sparse+dense". Where dense and sparse both weigh nothing, "sparse+dense" is 0.
+    floors  of each passage, below which its ColBERT token scores do not fall
     """
     of_dense, of_sparse, _ = check_weights(weights)
     left, right = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
@@ -104,7 +115,10 @@ def score_pairs(
     colbert = np.empty(len(pairs), dtype=np.float32)
     for query in np.unique(left):
         lines = np.flatnonzero(left == query)
-        colbert[lines] = colbert_scores(queries.colbert[query], [passages.colbert[passage] for passage in right[lines]])
+        rows, lowest = [passages.colbert[passage] for passage in right[lines]], None
+        if floors is not None:
+            lowest = np.array([floors[passage] for passage in right[lines]], dtype=np.float32)
+        colbert[lines] = colbert_scores(queries.colbert[query], rows, floors=lowest)
     both = (of_sparse * lexical + of_dense * dense) / ((of_sparse + of_dense) or 1)
     return {
         "colbert": colbert,

@@ -1,0 +1,147 @@
+"""Compare bge_onnx.flag with FlagEmbedding: python scripts/compare_flagembedding.py [--full] [--head-files DIR]."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import FlagEmbedding
+import numpy as np
+import torch
+
+from bge_export import catalog, heads, random_checkpoint
+from bge_export.checkpoint import Options
+from bge_export.export import Request, export
+from bge_onnx import flag
+
+LIMIT = 2e-5
+TEXTS = [
+    "What is BGE M3?",
+    "",
+    "BGE M3 is an embedding model supporting dense retrieval, lexical matching and multi-vector interaction.",
+    "混合 English 和中文，检索 12345！",
+    "吾輩は猫である。名前はまだ無い。",
+    "<pad> and </s> inside a text",
+    "one two three four five six seven eight nine ten " * 60,
+]
+PAIRS = [(query, passage) for query in TEXTS[:3] for passage in TEXTS[1:6]]
+SHRUNK = {"num_hidden_layers": 2, "vocab_size": 12_000}
+BERT = {"num_hidden_layers": 2}
+
+Call = tuple[str, str, tuple[Any, ...], dict[str, Any]]
+"""A label, a method's name, its arguments."""
+
+
+def checkpoint(folder: Path, model: str, changes: dict[str, Any], head_files: Path | None) -> Path:
+    entry = catalog.find(model)
+    assert entry
+    folder.mkdir()
+    config = entry.config | changes
+    random_checkpoint.write(folder, config, seed=0, lower_case=entry.lower_case, heads=entry.heads)
+    if head_files and len(entry.heads) > 1:
+        heads.copy(head_files, folder)
+    return folder
+
+
+def difference(ours: Any, theirs: Any) -> float:
+    """The largest absolute difference of two results of one shape; other keys, lengths or types are infinite."""
+    if isinstance(theirs, torch.Tensor):
+        theirs = theirs.numpy()
+    if isinstance(theirs, dict):
+        if not isinstance(ours, dict) or ours.keys() != theirs.keys():
+            return float("inf")
+        return max((difference(ours[key], theirs[key]) for key in theirs), default=0.0)
+    if theirs is None or isinstance(theirs, str):
+        return 0.0 if ours == theirs else float("inf")
+    if isinstance(theirs, list):
+        if not isinstance(ours, list) or len(ours) != len(theirs):
+            return float("inf")
+        return max((difference(left, right) for left, right in zip(ours, theirs, strict=True)), default=0.0)
+    left, right = np.asarray(ours), np.asarray(theirs)
+    if left.shape != right.shape:
+        return float("inf")
+    return float(np.abs(left.astype(np.float64) - right).max(initial=0))
+
+
+def dense_calls() -> Iterator[Call]:
+    for method in ("encode", "encode_queries", "encode_corpus"):
+        yield f"{method}(list)", method, (TEXTS,), {}
+        yield f"{method}(str)", method, (TEXTS[2],), {}
+        yield f"{method}(max_length=16)", method, (TEXTS,), {"max_length": 16}
+
+
+def m3_calls() -> Iterator[Call]:
+    for returned in itertools.product((False, True), repeat=3):
+        if any(returned):
+            names = ("return_dense", "return_sparse", "return_colbert_vecs")
+            options = dict(zip(names, returned, strict=True))
+            label = "+".join(name for name, one in options.items() if one)
+            yield f"encode({label})", "encode", (TEXTS,), options
+            yield f"encode(str, {label})", "encode", (TEXTS[3],), options
+    everything = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
+    for method in ("encode_queries", "encode_corpus"):
+        yield f"{method}(max_length=16)", method, (TEXTS,), {"max_length": 16, **everything}
+    for options in ({}, {"batch_size": 4}, {"weights_for_different_modes": [0.4, 0.2, 0.4], "max_passage_length": 24}):
+        yield f"compute_score({options})", "compute_score", (PAIRS,), options
+    yield "compute_score(one pair)", "compute_score", (PAIRS[2],), {}
+    yield "compute_score([])", "compute_score", ([],), {}
+    weights = [{"5": 0.5, "6": 0.25}, {"6": 2.0}]
+    yield "compute_lexical_matching_score(dicts)", "compute_lexical_matching_score", tuple(weights), {}
+    yield "compute_lexical_matching_score(lists)", "compute_lexical_matching_score", (weights, weights), {}
+    yield "convert_id_to_token(list)", "convert_id_to_token", (weights,), {}
+    yield "convert_id_to_token(dict)", "convert_id_to_token", (weights[0],), {}
+    rows = np.random.default_rng(0).standard_normal((2, 5, 8)).astype(np.float32)
+    yield "colbert_score", "colbert_score", (rows[0], rows[1, :3]), {}
+
+
+def compare(title: str, ours: Any, theirs: Any, calls: Callable[[], Iterator[Call]]) -> bool:
+    passed = True
+    for label, method, arguments, options in calls():
+        error = difference(getattr(ours, method)(*arguments, **options), getattr(theirs, method)(*arguments, **options))
+        passed &= error <= LIMIT
+        print(f"{title:28} {label:90} {error:.1e}   {'ok' if error <= LIMIT else 'DIFFERS'}", flush=True)
+    return passed
+
+
+OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"normalize_embeddings": False},
+    {"truncate_dim": 128},
+    {
+        "query_instruction_for_retrieval": "Find: ",
+        "query_instruction_format": "{}\\n{}",
+        "passage_instruction_for_retrieval": "Passage: ",
+        "query_max_length": 12,
+    },
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--full", action="store_true", help="bge-m3's true size instead of two layers")
+    parser.add_argument("--head-files", type=Path, help="folder with sparse_linear.pt and colbert_linear.pt")
+    arguments = parser.parse_args()
+    passed = True
+    with tempfile.TemporaryDirectory(prefix="bge-compare-") as temporary:
+        root = Path(temporary)
+        m3 = checkpoint(root / "bge-m3", "bge-m3", {} if arguments.full else SHRUNK, arguments.head_files)
+        bert = checkpoint(root / "bge-small-en-v1.5", "bge-small-en-v1.5", BERT, None)
+        for folder in (bert, m3):
+            request = Request(model="compared", target="cpu-fp32", checkpoint=folder, options=Options(pooling="cls"))
+            export(request, root / f"{folder.name}-bundle")
+        for options in OPTIONS[:1] if arguments.full else OPTIONS:
+            for name, calls in (("FlagModel", dense_calls), ("BGEM3FlagModel", m3_calls)):
+                folder = bert if name == "FlagModel" else m3
+                ours = getattr(flag, name)(str(root / f"{folder.name}-bundle"), **options)
+                theirs = getattr(FlagEmbedding, name)(str(folder), devices="cpu", use_fp16=False, **options)
+                passed &= compare(f"{name} {'+'.join(options)[:14]}", ours, theirs, calls)
+    print("passed" if passed else "FAILED")
+    raise SystemExit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()
