@@ -48,7 +48,10 @@ def checkpoint(folder: Path, model: str, changes: dict[str, Any], head_files: Pa
 
 
 def difference(ours: Any, theirs: Any) -> float:
-    """The largest absolute difference of two results of one shape; other keys, lengths or types are infinite."""
+    """The largest absolute difference of two results of one shape; other keys, lengths or types are infinite.
+
+    Of values above 1 the relative one: scores of vectors that are not normalised are in the thousands.
+    """
     if isinstance(theirs, torch.Tensor):
         theirs = theirs.numpy()
     if isinstance(theirs, dict):
@@ -64,7 +67,7 @@ def difference(ours: Any, theirs: Any) -> float:
     left, right = np.asarray(ours), np.asarray(theirs)
     if left.shape != right.shape:
         return float("inf")
-    return float(np.abs(left.astype(np.float64) - right).max(initial=0))
+    return float((np.abs(left.astype(np.float64) - right) / np.maximum(1, np.abs(right))).max(initial=0))
 
 
 def dense_calls() -> Iterator[Call]:
