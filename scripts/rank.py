@@ -39,6 +39,16 @@ def main() -> None:
         print(f"\n{query}")
         for column in best:
             print(f"  {row[column]:.4f}  {passages[column]}")
+    if len(bge.bundle.outputs) == 3:
+        rank_by_all_heads(bge, queries[0], passages)
+
+
+def rank_by_all_heads(bge: Embedder, query: str, passages: list[str]) -> None:
+    scores = bge.score([(query, passage) for passage in passages], weights=(0.4, 0.2, 0.4))
+    print(f"\n{query}   by three heads, weights 0.4, 0.2, 0.4\n  hybrid  dense   sparse  colbert")
+    for place in top_k(scores["colbert+sparse+dense"][None], 3)[0]:
+        columns = [scores[mode][place] for mode in ("colbert+sparse+dense", "dense", "sparse", "colbert")]
+        print("  " + "  ".join(f"{value:.4f}" for value in columns) + f"  {passages[place]}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -14,6 +15,7 @@ from bge_export import random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.export import Request, export
 from bge_onnx import CheckpointError, Embedder, InputError
+from bge_onnx.files import write_embeddings
 from bge_onnx.mcls import insert_cls
 from bge_onnx.sparse import fold, join
 
@@ -227,3 +229,21 @@ def test_a_head_that_was_not_asked_for(m3):
     """Reading a head that was not asked for says how to ask."""
     with pytest.raises(InputError, match=r"sparse: expected it among the heads asked for, found dense"):
         _ = m3.embed(["a"]).sparse
+
+
+def test_files_hold_every_head(m3, tmp_path):
+    """An .npz file and JSON lines give back what was embedded, over the chunks of a stream."""
+    texts = ["ab cd", "", "ef gh ij"]
+    wanted = m3.embed(texts, heads=ALL)
+    for name in ("v.npz", "v.jsonl"):
+        assert write_embeddings(m3.stream(texts, heads=ALL, window=2), tmp_path / name, force=False) == 3
+    with np.load(tmp_path / "v.npz") as arrays:
+        np.testing.assert_array_equal(arrays["dense"], wanted.dense)
+        np.testing.assert_array_equal(arrays["sparse_starts"], wanted.sparse.starts)
+        np.testing.assert_array_equal(arrays["sparse_ids"], wanted.sparse.ids)
+        np.testing.assert_array_equal(arrays["sparse_weights"], wanted.sparse.weights)
+        np.testing.assert_array_equal(np.split(arrays["colbert"], arrays["colbert_starts"][1:-1])[2], wanted.colbert[2])
+    lines = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    assert lines[2]["sparse"] == pytest.approx({str(key): value for key, value in wanted.sparse[2].items()}, abs=1e-7)
+    np.testing.assert_allclose(lines[0]["colbert"], wanted.colbert[0], atol=1e-7)

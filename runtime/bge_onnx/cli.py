@@ -27,26 +27,33 @@ def cli() -> None:
 @click.argument("bundle")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @click.option("--query", is_flag=True, help="The texts are queries: put the model's query instruction in front.")
+@click.option("--heads", default="dense", show_default=True, help="Out of dense,sparse,colbert, with commas between.")
+@click.option("--mcls", is_flag=True, help="Long texts as the mean over a CLS token every 256 tokens.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--force", is_flag=True, help="Replace a file that is at --out already.")
-def embed(bundle: str, file: Path, out: Path | None, threads: int | None, *, query: bool, force: bool) -> None:
+def embed(
+    bundle: str, file: Path, heads: str, out: Path | None, threads: int | None, *, query: bool, mcls: bool, force: bool
+) -> None:
     """Embed the texts of FILE (or stdin): one a line, or JSON lines with a key "text" where its name ends in .jsonl.
 
-    Results keep the texts' order: JSON lines with `index` and `dense`, or an array `dense` (N, D) in an .npz file.
-    JSON lines are written as they get ready, so FILE may be larger than memory.
+    Results keep the texts' order: JSON lines with `index` and each head, or arrays in an .npz file: `dense` (N, D);
+    `sparse_ids` and `sparse_weights`, text i's from `sparse_starts[i]` to `sparse_starts[i + 1]`; rows `colbert`,
+    likewise with `colbert_starts`. JSON lines are written as they get ready, so FILE may be larger than memory.
 
     \b
     Examples:
       bge embed bge-small texts.txt --out vectors.npz
       echo "what is BM25?" | bge embed bge-small --query
+      bge embed bge-m3 texts.txt --heads dense,sparse --out vectors.npz
     """
     from bge_onnx.embedder import Embedder
     from bge_onnx.files import read_texts, write_embeddings
 
     embedder = Embedder.open(bundle, threads=threads)
     prompt = embedder.bundle.prompts.get("query" if query else "passage", "")
-    embeddings = embedder.stream(read_texts(file), prompt=prompt)
+    wanted = tuple(head.strip() for head in heads.split(","))
+    embeddings = embedder.stream(read_texts(file), heads=wanted, prompt=prompt, mcls=mcls)
     count = write_embeddings(embeddings, out, force=force)
     if out is not None:
         click.echo(f"wrote {out}: {count} vectors", err=True)
@@ -57,19 +64,31 @@ def embed(bundle: str, file: Path, out: Path | None, threads: int | None, *, que
 @click.argument("query")
 @click.argument("passages", nargs=-1, required=True, metavar="PASSAGE...")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-def score(bundle: str, query: str, passages: tuple[str, ...], threads: int | None) -> None:
+@click.option("--weights", nargs=3, type=float, metavar="DENSE SPARSE COLBERT", help="Of a bundle with three heads.")
+def score(
+    bundle: str, query: str, passages: tuple[str, ...], threads: int | None, weights: tuple[float, ...] | None
+) -> None:
     """Rank PASSAGEs by their similarity to QUERY: JSON lines, best first.
+
+    A bundle with three heads ranks by their weighted mean, and prints the score of each.
 
     \b
     Example:
       bge score bge-small "what is BM25?" "BM25 is a ranking function." "Tea is a drink."
+      bge score bge-m3 "what is BM25?" "BM25 ranks." "Tea is a drink." --weights 0.4 0.2 0.4
     """
     from bge_onnx.embedder import Embedder
-    from bge_onnx.scores import top_k
+    from bge_onnx.scores import EQUAL, top_k
 
-    scores = Embedder.open(bundle, threads=threads).similarity([query], passages)
-    for column in top_k(scores, len(passages))[0]:
-        record = {"score": round(float(scores[0, column]), 6), "index": int(column), "passage": passages[column]}
+    embedder = Embedder.open(bundle, threads=threads)
+    if weights is not None or len(embedder.bundle.outputs) == 3:
+        scores = embedder.score([(query, passage) for passage in passages], weights=weights or EQUAL)
+        main = scores["colbert+sparse+dense"]
+    else:
+        scores, main = {}, embedder.similarity([query], passages)[0]
+    for place in top_k(main[None], len(passages))[0]:
+        record = {"score": round(float(main[place]), 6), "index": int(place), "passage": passages[place]}
+        record |= {mode: round(float(values[place]), 6) for mode, values in scores.items()}
         click.echo(json.dumps(record, ensure_ascii=False))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bge_onnx.embeddings import Embeddings
 from bge_onnx.errors import InputError
@@ -68,11 +69,10 @@ def write_embeddings(embeddings: Iterable[Embeddings], out: Path | None, *, forc
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         if out.suffix == ".npz":
-            arrays = [chunk.dense for chunk in embeddings]
-            dense = np.concatenate(arrays) if arrays else np.empty((0, 0), dtype=np.float32)
-            count = len(dense)
+            chunks = list(embeddings)
+            count = sum(len(chunk) for chunk in chunks)
             with partial.open("wb") as file:
-                np.savez(file, dense=dense)
+                np.savez(file, allow_pickle=False, **_arrays(chunks))
         else:
             with partial.open("w", encoding="utf-8") as lines:
                 count = _write_lines(embeddings, lines)
@@ -82,10 +82,41 @@ def write_embeddings(embeddings: Iterable[Embeddings], out: Path | None, *, forc
     return count
 
 
+def _arrays(chunks: Sequence[Embeddings]) -> dict[str, NDArray[Any]]:
+    """What an .npz file holds of each head; lists of arrays lie end to end, with where each text's part starts."""
+    heads = [head for head, vectors in chunks[0].by_head.items() if vectors is not None] if chunks else ["dense"]
+    arrays: dict[str, NDArray[Any]] = {}
+    if "dense" in heads:
+        arrays["dense"] = np.concatenate([chunk.dense for chunk in chunks] or [np.empty((0, 0), dtype=np.float32)])
+    if "sparse" in heads:
+        counts = np.concatenate([np.diff(chunk.sparse.starts) for chunk in chunks])
+        arrays["sparse_starts"] = np.concatenate([[0], np.cumsum(counts)])
+        arrays["sparse_ids"] = np.concatenate([chunk.sparse.ids for chunk in chunks])
+        arrays["sparse_weights"] = np.concatenate([chunk.sparse.weights for chunk in chunks])
+    if "colbert" in heads:
+        rows = [text for chunk in chunks for text in chunk.colbert]
+        arrays["colbert_starts"] = np.cumsum([0, *(len(text) for text in rows)])
+        arrays["colbert"] = np.concatenate(rows)
+    return arrays
+
+
 def _write_lines(embeddings: Iterable[Embeddings], file: TextIO) -> int:
-    index = -1
+    index = 0
     for chunk in embeddings:
-        for index, vector in enumerate(chunk.dense.tolist(), index + 1):  # noqa: B020 - counts on over chunks
-            file.write(json.dumps({"index": index, "dense": [round(value, 8) for value in vector]}) + "\n")
+        for row in range(len(chunk)):
+            file.write(json.dumps({"index": index, **_record(chunk, row)}) + "\n")
+            index += 1
         file.flush()
-    return index + 1
+    return index
+
+
+def _record(chunk: Embeddings, row: int) -> dict[str, Any]:
+    """One text's vectors as JSON values, to eight digits."""
+    record: dict[str, Any] = {}
+    if chunk.by_head["dense"] is not None:
+        record["dense"] = np.round(chunk.dense[row].astype(np.float64), 8).tolist()
+    if chunk.by_head["sparse"] is not None:
+        record["sparse"] = {str(token): round(weight, 8) for token, weight in chunk.sparse[row].items()}
+    if chunk.by_head["colbert"] is not None:
+        record["colbert"] = np.round(chunk.colbert[row].astype(np.float64), 8).tolist()
+    return record

@@ -1,0 +1,99 @@
+"""BAAI/bge-m3's published values, where its checkpoint is given: BGE_CHECKPOINTS=/path with a folder bge-m3."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bge_export.export import Request, export
+from bge_onnx.flag import BGEM3FlagModel
+
+pytestmark = pytest.mark.checkpoint
+EVERYTHING = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
+
+
+@pytest.fixture(scope="module")
+def published(data):
+    """The published examples by id."""
+    path = data.parent / "reference/published_examples.json"
+    if not path.is_file():
+        pytest.skip(f"needs the published examples at {path}")
+    return {row["id"]: row for row in json.loads(path.read_text(encoding="utf-8"))}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """bge-m3 from the checkpoint under BGE_CHECKPOINTS, exported for cpu-fp32."""
+    checkpoints = os.environ.get("BGE_CHECKPOINTS")
+    folder = Path(checkpoints or "") / "bge-m3"
+    if not checkpoints or not folder.is_dir():
+        pytest.skip("needs the weights of BAAI/bge-m3 in a folder bge-m3 under BGE_CHECKPOINTS")
+    out = tmp_path_factory.mktemp("m3") / "bundle"
+    export(Request(model="BAAI/bge-m3", target="cpu-fp32", checkpoint=folder), out)
+    return BGEM3FlagModel(str(out))
+
+
+@pytest.fixture(scope="module")
+def both(model, published):
+    """The tutorial's two queries and two passages with every head."""
+    inputs = published["m3-dense-fp32"]["inputs"]
+    return model.encode(inputs["s1"], **EVERYTHING), model.encode(inputs["s2"], **EVERYTHING)
+
+
+def weights_close(found, wanted, atol):
+    assert found.keys() == wanted.keys()
+    assert {key: float(value) for key, value in found.items()} == pytest.approx(wanted, abs=atol)
+
+
+def test_tokens(model, published):
+    """The tokenizer gives the published ids."""
+    example = published["m3-tokenizer-tei"]
+    found = model.embedder.tokenizer.encode(example["inputs"]["sentences"])
+    assert [row.tolist() for row in found] == example["expected"]["ids"]
+
+
+def test_dense(both, published):
+    """Dense similarities are those of the tutorial, run in float32."""
+    found = both[0]["dense_vecs"] @ both[1]["dense_vecs"].T
+    np.testing.assert_allclose(found, published["m3-dense-fp32"]["expected"]["similarity"], atol=1e-4)
+
+
+@pytest.mark.parametrize("example", ["m3-sparse-ids-fp32", "m3-fastembedrs-sparse-fp32"])
+def test_sparse(model, published, example):
+    """Sparse weights have the published keys and values."""
+    row = published[example]
+    found = model.encode(row["inputs"]["sentences"], return_sparse=True)["lexical_weights"]
+    for weights, wanted in zip(found, row["expected"]["lexical_weights"], strict=True):
+        weights_close(weights, wanted, 1e-4)
+
+
+def test_sparse_tokens(model, published):
+    """Token texts instead of ids, as the tutorial prints them."""
+    row = published["m3-sparse-tokens-fp32"]
+    found = model.convert_id_to_token(model.encode(row["inputs"]["s1"], return_sparse=True)["lexical_weights"])
+    for weights, wanted in zip(found, row["expected"]["tokens"], strict=True):
+        weights_close(weights, wanted, 1e-4)
+
+
+@pytest.mark.parametrize("passage", [0, 1])
+def test_scores(model, both, published, passage):
+    """Lexical, ColBERT and hybrid scores of the first query with each passage."""
+    queries, passages = both
+    key = f"s1_0__s2_{passage}"
+    lexical = model.compute_lexical_matching_score(queries["lexical_weights"][0], passages["lexical_weights"][passage])
+    colbert = float(model.colbert_score(queries["colbert_vecs"][0], passages["colbert_vecs"][passage]))
+    dense = float(queries["dense_vecs"][0] @ passages["dense_vecs"][passage])
+    assert lexical == pytest.approx(published["m3-lexical-score-fp32"]["expected"][key], abs=1e-4)
+    assert colbert == pytest.approx(published["m3-colbert-fp32"]["expected"][key], abs=1e-4)
+    assert (dense + lexical + colbert) / 3 == pytest.approx(published["m3-hybrid-fp32"]["expected"][key], abs=1e-4)
+
+
+def test_colbert_shapes(both, published):
+    """A row for every token but the first."""
+    expected = published["m3-colbert-fp32"]["expected"]
+    assert list(both[0]["colbert_vecs"][0].shape) == expected["shape_s1_0"]
+    assert list(both[1]["colbert_vecs"][0].shape) == expected["shape_s2_0"]
