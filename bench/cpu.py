@@ -30,18 +30,31 @@ from tqdm import tqdm
 from bge_onnx.threads import available_threads
 from workloads import Workload, workloads
 
-MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5"}
-SCALE = {"small": 0.5, "base": 0.25, "large": 0.125}  # of the number of texts
-SYSTEMS = ("ours", "sentence-transformers", "torch.onnx.export")
+MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5", "m3": "bge-m3"}
+SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625}  # of the number of texts
+BERT_SYSTEMS = ("ours", "sentence-transformers", "torch.onnx.export")
+M3_SYSTEMS = ("ours, dense", "ours, 3 heads", "FlagEmbedding, 3 heads", "torch.onnx.export, 3 heads")
+REFERENCES = ("sentence-transformers", "FlagEmbedding, 3 heads")  # float32 PyTorch
+FLAG_PYTHON = Path(".venv-flagembedding/bin/python").absolute()
 LIMIT = 2e-5
 WORKER = Path(__file__).with_name("worker.py")
+
+
+def systems(model: str) -> tuple[str, ...]:
+    return M3_SYSTEMS if model == "m3" else BERT_SYSTEMS
+
+
+def command_of(system: str, folder: Path) -> list[str]:
+    """The beginning of a worker's command: FlagEmbedding has an environment of its own."""
+    python = str(FLAG_PYTHON) if system.startswith("FlagEmbedding") else sys.executable
+    return [python, str(WORKER), system, str(folder / "bundle" if system.startswith("ours") else folder)]
 
 
 class Worker:
     """A system's process."""
 
     def __init__(self, system: str, folder: Path, workloads_file: Path, vectors: Path) -> None:
-        command = [sys.executable, str(WORKER), system, str(folder), str(workloads_file), str(vectors)]
+        command = [*command_of(system, folder), str(workloads_file), str(vectors)]
         self.vectors = vectors
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -82,30 +95,42 @@ def prepare(model: str, folder: Path) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - start, "peak_mib": int(time_file.read_text().split()[-1]) / 1024}
 
 
-def folder_of(system: str, folder: Path) -> Path:
-    return folder / "bundle" if system == "ours" else folder
-
-
-def start_up(folder: Path, rounds: int) -> dict[str, list[float]]:
+def start_up(model: str, folder: Path, rounds: int) -> dict[str, list[float]]:
     """Seconds from the start of a process to its end, one text embedded."""
-    seconds: dict[str, list[float]] = {system: [] for system in SYSTEMS}
+    seconds: dict[str, list[float]] = {system: [] for system in systems(model)}
     for _ in range(rounds):
-        for system in SYSTEMS:
+        for system in systems(model):
             start = time.perf_counter()
-            command = [sys.executable, str(WORKER), system, str(folder_of(system, folder))]
-            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+            subprocess.run(command_of(system, folder), check=True, stderr=subprocess.DEVNULL)
             seconds[system].append(time.perf_counter() - start)
     return seconds
 
 
-def measure(model: str, scifact: Path, rounds: int) -> dict[str, Any]:
+def long_text(model: str, folder: Path, tokenizer: Tokenizer, book: Path) -> dict[str, Any]:
+    """Seconds and peak memory of each system, in a process that embeds one text of 8192 tokens and nothing else."""
+    text, report = folder / "long.txt", folder / "time.txt"
+    tokenizer.no_truncation()
+    encoding = tokenizer.encode(book.read_text(encoding="utf-8")[:60_000])
+    text.write_text(book.read_text(encoding="utf-8")[: encoding.offsets[8190][1]], encoding="utf-8")
+    found = {}
+    for system in systems(model):
+        command = ["/usr/bin/time", "-v", "-o", str(report), *command_of(system, folder), "--text", str(text)]
+        answer = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
+        record = json.loads(answer.stdout) if answer.returncode == 0 else {"seconds": None}
+        found[system] = {**record, "peak_mib": int(peak) / 1024}
+    return found
+
+
+def measure(model: str, scifact: Path, rounds: int, book: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
         folder = Path(temporary)
         exported = prepare(model, folder)
-        plans = workloads(Tokenizer.from_file(str(folder / "tokenizer.json")), scifact, scale=SCALE[model])
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        plans = workloads(tokenizer, scifact, scale=SCALE[model], max_tokens=8192 if model == "m3" else 512)
         plans_file = folder / "workloads.json"
         plans_file.write_text(json.dumps([asdict(plan) for plan in plans]))
-        startup = start_up(folder, rounds)
+        startup = start_up(model, folder, rounds)
         results, errors = serve(model, folder, plans, plans_file, rounds)
         return {
             "model": MODELS[model],
@@ -116,6 +141,7 @@ def measure(model: str, scifact: Path, rounds: int) -> dict[str, Any]:
             },
             "results": results,
             "max_error": errors,
+            "long": long_text(model, folder, tokenizer, book) if book and model == "m3" else None,
         }
 
 
@@ -124,21 +150,21 @@ def serve(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Every workload by every system in turn. Refuses to time vectors that are not PyTorch's."""
     workers = {
-        system: Worker(system, folder_of(system, folder), plans_file, folder / f"{n}.npy")
-        for n, system in enumerate(SYSTEMS)
+        system: Worker(system, folder, plans_file, folder / f"{n}.npy") for n, system in enumerate(systems(model))
     }
-    results: dict[str, Any] = {plan.name: {system: [] for system in SYSTEMS} for plan in plans}
+    order = systems(model)
+    results: dict[str, Any] = {plan.name: {system: [] for system in order} for plan in plans}
     peaks: dict[str, float] = {}
     for worker in workers.values():
         worker.run("mix")  # warm-up
-    wanted = np.load(workers["sentence-transformers"].vectors)
+    wanted = np.load(next(workers[system].vectors for system in order if system in REFERENCES))
     errors = {system: float(np.abs(np.load(worker.vectors) - wanted).max()) for system, worker in workers.items()}
-    if errors["ours"] > LIMIT:
-        raise SystemExit(f"{model}: our vectors are {errors['ours']:.1e} off; nothing was timed")
-    with tqdm(total=rounds * len(plans) * len(SYSTEMS), desc=model) as bar:
+    if errors[order[0]] > LIMIT:
+        raise SystemExit(f"{model}: our vectors are {errors[order[0]]:.1e} off; nothing was timed")
+    with tqdm(total=rounds * len(plans) * len(order), desc=model) as bar:
         for plan in plans:
             for number in range(rounds):
-                for system in SYSTEMS[number % 3 :] + SYSTEMS[: number % 3]:
+                for system in order[number % len(order) :] + order[: number % len(order)]:
                     time.sleep(0.3)  # the other systems' threads stop spinning
                     answer = workers[system].run(plan.name)
                     results[plan.name][system].append(answer["seconds"])
@@ -175,40 +201,53 @@ def machine() -> dict[str, Any]:
     }
 
 
+def model_table(model: dict[str, Any]) -> list[str]:
+    rows = []
+    order = list(model["startup_seconds"])
+    for name, workload in model["workloads"].items():
+        medians = {}
+        for system in order:
+            rounds = model["results"][name][system]
+            if workload["single"]:
+                times = [1e3 * seconds for run in rounds for seconds in run]
+                medians[system] = statistics.median(times)
+                cells = ["", "", f"{medians[system]:.1f}", f"{np.percentile(times, 95):.1f}"]
+            else:
+                medians[system] = statistics.median(sum(run) for run in rounds)
+                rates = [workload[unit] / medians[system] for unit in ("texts", "tokens")]
+                cells = [f"{rates[0]:.1f}", f"{rates[1]:.0f}", "", ""]
+            rows.append([name, system, *cells])
+        best_peer = min(value for system, value in medians.items() if not system.startswith("ours"))
+        for row in rows[-len(order) :]:
+            row.append(f"{best_peer / medians[row[1]]:.2f}" if row[1].startswith("ours") else "")
+    headers = ["workload", "system", "texts/s", "tokens/s", "p50 ms", "p95 ms", "ours / best peer"]
+    facts = {
+        "peak MiB": {system: f"{model['results']['peak_mib'][system]:.0f}" for system in order},
+        "start-up to first vector, seconds": {
+            system: f"{statistics.median(model['startup_seconds'][system]):.2f}" for system in order
+        },
+        "largest difference from PyTorch (dense)": {system: f"{model['max_error'][system]:.1e}" for system in order},
+    }
+    if model.get("long"):
+        facts["one text of 8192 tokens in a process of its own, seconds and peak MiB"] = {
+            system: f"{found['seconds'] or float('nan'):.0f} s, {found['peak_mib']:.0f}"
+            for system, found in model["long"].items()
+        }
+    bullets = [f"- {fact}: {'; '.join(f'{key} {value}' for key, value in by.items())}" for fact, by in facts.items()]
+    export = f"- export: {model['export']['seconds']:.0f} s, peak {model['export']['peak_mib']:.0f} MiB"
+    return [
+        f"### {model['model']}\n",
+        tabulate(rows, headers, tablefmt="github", disable_numparse=True),
+        "",
+        *bullets,
+        export,
+        "",
+    ]
+
+
 def table(record: dict[str, Any]) -> str:
     """The committed tables, from a results file."""
-    lines = []
-    for model in record["models"]:
-        rows = []
-        for name, workload in model["workloads"].items():
-            best_peer = None
-            for system in SYSTEMS:
-                rounds = model["results"][name][system]
-                if workload["single"]:
-                    times = [1e3 * seconds for run in rounds for seconds in run]
-                    value = statistics.median(times)
-                    cells = ["", "", f"{value:.1f}", f"{np.percentile(times, 95):.1f}"]
-                else:
-                    totals = [sum(run) for run in rounds]
-                    value = statistics.median(totals)
-                    cells = [f"{workload['texts'] / value:.1f}", f"{workload['tokens'] / value:.0f}", "", ""]
-                if system != "ours":
-                    best_peer = value if best_peer is None else min(best_peer, value)
-                else:
-                    mine = value
-                rows.append([name, system, *cells])
-            rows[-len(SYSTEMS)].append(f"{best_peer / mine:.2f}")
-        peaks = ", ".join(f"{system} {model['results']['peak_mib'][system]:.0f}" for system in SYSTEMS)
-        starts = ", ".join(f"{system} {statistics.median(model['startup_seconds'][system]):.2f}" for system in SYSTEMS)
-        errors = ", ".join(f"{system} {model['max_error'][system]:.1e}" for system in SYSTEMS)
-        headers = ["workload", "system", "texts/s", "tokens/s", "p50 ms", "p95 ms", "ours / best peer"]
-        lines += [f"**{model['model']}**\n", tabulate(rows, headers, tablefmt="github", disable_numparse=True), ""]
-        lines += [
-            f"- peak MiB: {peaks}",
-            f"- start-up to first vector, seconds: {starts}",
-            f"- largest difference from PyTorch: {errors}",
-        ]
-        lines += [f"- export: {model['export']['seconds']:.0f} s, peak {model['export']['peak_mib']:.0f} MiB", ""]
+    lines = [line for model in record["models"] for line in model_table(model)]
     about = record["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     lines.append(
@@ -225,6 +264,7 @@ def main() -> None:
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scifact", type=Path, help="SciFact's corpus.jsonl.gz")
+    parser.add_argument("--book", type=Path, help="m3: a text file whose beginning is the text of 8192 tokens")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
     arguments = parser.parse_args()
@@ -233,7 +273,8 @@ def main() -> None:
         return
     if not arguments.scifact:
         parser.error("--scifact is needed")
-    models = [measure(model, arguments.scifact, arguments.rounds) for model in arguments.models.split(",")]
+    names = arguments.models.split(",")
+    models = [measure(model, arguments.scifact, arguments.rounds, arguments.book) for model in names]
     record = {"machine": machine(), "rounds": arguments.rounds, "models": models}
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

