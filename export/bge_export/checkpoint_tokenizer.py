@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import sentencepiece
 import tokenizers
 import transformers
 
 from bge_onnx.errors import CheckpointError
 
+JSON, SENTENCEPIECE, WORDPIECE = "tokenizer.json", "sentencepiece.bpe.model", "vocab.txt"
+READERS: dict[str, Callable[[str], object]] = {
+    JSON: tokenizers.Tokenizer.from_file,
+    SENTENCEPIECE: sentencepiece.SentencePieceProcessor,
+}
+
 
 def load(folder: Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer, padding on the right. Raises CheckpointError: there is none, or its file is damaged."""
-    if not any(
-        (folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "sentencepiece.bpe.model")
-    ):  # transformers makes one up
+    file = next((folder / name for name in (JSON, SENTENCEPIECE, WORDPIECE) if (folder / name).is_file()), None)
+    if not file:  # transformers makes one up
         raise CheckpointError(
-            f"{folder}: expected a tokenizer (tokenizer.json or vocab.txt), found none.\n"
+            f"{folder}: expected a tokenizer ({JSON}, {SENTENCEPIECE} or {WORDPIECE}), found none.\n"
             "    Give the folder that holds config.json, the weights and the tokenizer."
         )
-    path = folder / "tokenizer.json"
-    try:
-        if path.is_file():
-            tokenizers.Tokenizer.from_file(str(path))
+    try:  # transformers' own complaint about a damaged file is that tiktoken is missing
+        if file.name in READERS:
+            READERS[file.name](str(file))
     except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
         raise CheckpointError(
-            f"{path}: expected a tokenizer, found {error}.\n    Download the checkpoint again."
+            f"{file}: expected a tokenizer, found {error}.\n    Download the checkpoint again."
         ) from None
     tokenizer: transformers.PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = "right"

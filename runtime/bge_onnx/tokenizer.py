@@ -15,9 +15,9 @@ from bge_onnx.errors import BundleError, InputError
 CLIP_CHARS_PER_TOKEN = 32
 """A text is read this many characters per wanted token at first; more only where that gave too few tokens."""
 
-CLIP_MARGIN_TOKENS = 100
-"""A cut can change the tokens of the word it cuts, and WordPiece words have at most 100 pieces
-(`max_input_chars_per_word`; longer ones become one [UNK])."""
+CLIP_MARGIN_WORDS = 8
+"""A cut changes the word it cuts, or the few pieces of a special token's name that it cuts ("<pa|d>"), and no earlier
+word: models split word by word. Within a word the end can change the beginning (31 dashes are "-", "--", "--", ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,15 @@ class Tokenizer:
         chars = self._clip_chars
         while chars < len(text):
             head = self.backend.encode(text[:chars])
-            tokens = len(head.ids) + sum(len(rest.ids) for rest in head.overflowing)
-            if tokens >= self.max_tokens + CLIP_MARGIN_TOKENS:
+            if head.overflowing and _last_word(head.overflowing[-1]) >= _last_word(head) + CLIP_MARGIN_WORDS:
                 return text[:chars]
             chars *= 8
         return text
+
+
+def _last_word(encoding: tokenizers.Encoding) -> int:
+    """The number of the last token's word, -1 where there are special tokens only."""
+    return next((word for word in reversed(encoding.word_ids) if word is not None), -1)
 
 
 def check_texts(texts: Sequence[str]) -> None:
