@@ -10,7 +10,7 @@ import pytest
 from bge_export.checkpoint import Options
 from bge_export.export import Request, export
 from bge_onnx import Embedder
-from tiny import write_checkpoint
+from tiny import write_checkpoint, write_m3_bundle, write_m3_checkpoint
 
 DATA = Path(__file__).parents[2] / "shared/data"
 
@@ -61,3 +61,23 @@ def tiny_bundle(tiny_checkpoint, tmp_path_factory) -> Path:
 def tiny(tiny_bundle) -> Embedder:
     """The tiny bundle, open on two threads."""
     return Embedder.open(tiny_bundle, threads=2)
+
+
+@pytest.fixture(scope="session")
+def m3_checkpoint(tmp_path_factory) -> Path:
+    """A two-layer XLM-R of width 32 with sparse and ColBERT heads."""
+    return write_m3_checkpoint(tmp_path_factory.mktemp("m3"))
+
+
+@pytest.fixture(scope="session")
+def m3_bundle(m3_checkpoint, tmp_path_factory) -> Path:
+    """The tiny XLM-R for cpu-fp32, with all heads."""
+    out = tmp_path_factory.mktemp("bundle") / "m3"
+    write_m3_bundle(m3_checkpoint, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def m3(m3_bundle) -> Embedder:
+    """The tiny XLM-R bundle, open on two threads."""
+    return Embedder.open(m3_bundle, threads=2)

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from bge_onnx import Bundle, BundleError, Embedder, ProviderError
+from bge_onnx.bundle import FORMAT_VERSION
 from tiny import edit_json, write_json
 
 TEXTS = ["", "a", "what is bm25?", "one two three " * 40]
@@ -63,9 +64,10 @@ def test_a_manifest_that_is_not_json(bundle, content):
 @pytest.mark.parametrize(
     ("version", "advice"),
     [
-        (2, "Upgrade bge-onnx."),
+        (FORMAT_VERSION + 1, "Upgrade bge-onnx."),
         (99, "Upgrade bge-onnx."),
         (0, "Export it again."),
+        (FORMAT_VERSION - 1, "Export it again."),
         ("1", "Export it again."),
         (None, "Export it again."),
     ],
@@ -74,12 +76,14 @@ def test_another_format_version(bundle, version, advice):
     """A newer format asks for an upgrade, anything else for a new export; both versions are told."""
     edit_json(bundle / "bundle.json", format_version=version)
     text = refusal(bundle)
-    assert f"{bundle / 'bundle.json'}: expected format_version 1, found {version!r}.\n    {advice}" in text
+    assert (
+        f"{bundle / 'bundle.json'}: expected format_version {FORMAT_VERSION}, found {version!r}.\n    {advice}" in text
+    )
 
 
 def test_a_newer_format_is_told_before_its_keys(bundle):
     """A newer manifest that lost and gained keys asks for the upgrade, and not to export again."""
-    edit_json(bundle / "bundle.json", remove=KEYS, format_version=2, surprise=True)
+    edit_json(bundle / "bundle.json", remove=KEYS, format_version=FORMAT_VERSION + 1, surprise=True)
     assert "Upgrade bge-onnx." in refusal(bundle)
 
 
@@ -87,15 +91,15 @@ def test_a_newer_format_is_told_before_its_keys(bundle):
 def test_a_manifest_without_a_version(bundle, content):
     """JSON that is no manifest is an error like one of another format, not a Python traceback."""
     write_json(bundle / "bundle.json", content)
-    assert "expected format_version 1, found None.\n    Export it again." in refusal(bundle)
+    assert f"expected format_version {FORMAT_VERSION}, found None.\n    Export it again." in refusal(bundle)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_key(bundle, key):
     """Every key of the manifest is needed, and the one that is missing is named."""
     edit_json(bundle / "bundle.json", remove=[key])
-    text = refusal(bundle)
-    assert f"{bundle / 'bundle.json'}: expected a manifest of format 1, found an edited or damaged one" in text
+    text, wanted = refusal(bundle), f"expected a manifest of format {FORMAT_VERSION}, found an edited or damaged one"
+    assert f"{bundle / 'bundle.json'}: {wanted}" in text
     assert f"'{key}'" in text
     assert "Export the bundle again." in text
 

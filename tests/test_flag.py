@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 
 import numpy as np
 import pytest
+import torch
 
+from bge_export.checkpoint import Options
+from bge_export.export import Request, export
 from bge_onnx import InputError, ProviderError
 from bge_onnx.flag import BGEM3FlagModel, FlagAutoModel, FlagModel
-from test_heads import bundle_of, checkpoint  # noqa: F401 - a fixture
+from tiny import write_m3_bundle
 
-PAIRS = [("ab cd", "cd ef gh ij kl"), ("xy", "ab")]
-
-
-@pytest.fixture(scope="module")
-def m3_bundle(checkpoint, tmp_path_factory):  # noqa: F811
-    out = tmp_path_factory.mktemp("flag") / "m3"
-    bundle_of(checkpoint, out)
-    return str(out)
+SHORT = Options(pooling="cls", max_tokens=16)
+PAIRS = [("ab cd", "cd ef gh ij kl"), ("xy", "ab"), (",oavTV!u", "")]
 
 
 @pytest.fixture(scope="module")
 def model(m3_bundle):
-    return BGEM3FlagModel(m3_bundle, return_sparse=True, return_colbert_vecs=True)
+    return BGEM3FlagModel(str(m3_bundle), return_sparse=True, return_colbert_vecs=True)
 
 
 def test_flag_model_gives_arrays(tiny_bundle):
@@ -53,10 +51,57 @@ def test_compute_score_depends_on_its_batch_as_flagembeddings_does(model):
     together, alone = model.compute_score(PAIRS), [model.compute_score(pair) for pair in PAIRS]
     assert list(together) == ["colbert", "sparse", "dense", "sparse+dense", "colbert+sparse+dense"]
     assert together["colbert"][0] == alone[0]["colbert"]
-    query, passage = (model.encode(text)["colbert_vecs"] for text in PAIRS[1])
-    padded = np.maximum((query @ passage.T).max(axis=1), 0).mean()
-    assert together["colbert"][1] == pytest.approx(padded, abs=1e-6)
+    query, passage = (model.encode(text)["colbert_vecs"] for text in PAIRS[2])
+    best = (query @ passage.T).max(axis=1)
+    assert best.min() < -0.01
+    assert together["colbert"][2] == pytest.approx(np.maximum(best, 0).mean(), abs=1e-6)
+    assert alone[2]["colbert"] == pytest.approx(best.mean(), abs=1e-6)
+    assert model.compute_score(PAIRS[2:], batch_size=1)["colbert"] == pytest.approx([best.mean()], abs=1e-6)
     assert model.compute_score([]) == []
+
+
+def test_attributes_may_be_assigned_to(tiny_bundle):
+    """FlagEmbedding's own evaluation sets the instruction on a model that is there already."""
+    model = FlagModel(str(tiny_bundle))
+    plain = model.encode_queries("ab")
+    model.query_instruction_for_retrieval = "Find:"
+    np.testing.assert_array_equal(model.encode_queries("ab"), model.encode("Find:ab"))
+    np.testing.assert_array_equal(
+        model.encode("ab", instruction="Find:", instruction_format="{}{}"), model.encode("Find:ab")
+    )
+    assert np.abs(model.encode_queries("ab") - plain).max() > 1e-4
+    model.truncate_dim = 8
+    assert model.encode("ab").shape == (8,)
+    model.stop_self_pool()
+
+
+def test_lengths(m3_bundle, tiny_checkpoint, tmp_path):
+    """A default length gives way to a smaller limit of the model; one that was asked for is refused."""
+    export(Request(model="t", target="cpu-fp32", checkpoint=tiny_checkpoint, options=SHORT), tmp_path / "short")
+    assert FlagModel(str(tmp_path / "short")).encode("ab " * 99).shape == (32,)
+    model = BGEM3FlagModel(str(m3_bundle))
+    with pytest.raises(InputError, match=r"max_tokens: expected 3 to 1000 .*, found 8193"):
+        model.encode("ab", max_length=8193)
+    with pytest.raises(InputError, match="found 0"):
+        model.encode("ab", max_length=0)
+
+
+def test_things_that_are_no_texts_are_named_before_their_instruction(m3_bundle):
+    """None is no text, and does not become the text "None" behind an instruction."""
+    model = BGEM3FlagModel(str(m3_bundle), query_instruction_for_retrieval="Find:")
+    with pytest.raises(InputError, match=r"texts\[1\]: None"):
+        model.encode_queries(["a", None])
+
+
+def test_truncate_dim_is_a_slice_of_each_head(m3_checkpoint, tmp_path):
+    """Where a ColBERT row is narrower than `truncate_dim`, it stays whole, as in FlagEmbedding."""
+    folder = shutil.copytree(m3_checkpoint, tmp_path / "checkpoint")
+    torch.save({"weight": torch.randn(8, 32), "bias": torch.randn(8)}, folder / "colbert_linear.pt")
+    write_m3_bundle(folder, tmp_path / "bundle")
+    model = BGEM3FlagModel(str(tmp_path / "bundle"), truncate_dim=16)
+    found = model.encode("ab cd", return_colbert_vecs=True)
+    assert (found["dense_vecs"].shape, found["colbert_vecs"].shape[1]) == ((16,), 8)
+    assert model.encode("ab", return_dense=False, return_colbert_vecs=True)["colbert_vecs"].shape[1] == 8
 
 
 def test_lexical_helpers(model):
@@ -67,11 +112,14 @@ def test_lexical_helpers(model):
     with pytest.raises(ValueError, match="expected two dicts or two lists"):
         model.compute_lexical_matching_score(first, [second])
     assert isinstance(model.convert_id_to_token(first), dict)
+    with pytest.raises(InputError, match="expected token ids from 0 to 899, found '900'"):
+        model.convert_id_to_token({"900": 0.5})
 
 
 def test_auto_model_lets_the_bundle_decide(m3_bundle, tiny_bundle):
     """A bundle with more heads than dense is a BGEM3FlagModel, another a FlagModel; the constructor refuses."""
-    assert isinstance(FlagAutoModel.from_finetuned(m3_bundle), BGEM3FlagModel)
+    assert isinstance(FlagAutoModel.from_finetuned(str(m3_bundle)), BGEM3FlagModel)
+    assert isinstance(FlagAutoModel.from_finetuned(str(m3_bundle), model_class="encoder-only-base"), FlagModel)
     assert isinstance(FlagAutoModel.from_finetuned(str(tiny_bundle)), FlagModel)
     with pytest.raises(OSError, match="from_finetuned"):
         FlagAutoModel()
@@ -90,7 +138,7 @@ def test_auto_model_lets_the_bundle_decide(m3_bundle, tiny_bundle):
 def test_arguments_that_a_bundle_cannot_honour(m3_bundle, arguments, error, message):
     """Devices, pooling and widths that the bundle has not are refused with what it has."""
     with pytest.raises(error, match=message):
-        BGEM3FlagModel(m3_bundle, **arguments)
+        BGEM3FlagModel(str(m3_bundle), **arguments)
 
 
 def test_no_head_is_flagembeddings_error(model):

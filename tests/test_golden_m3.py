@@ -62,13 +62,35 @@ def test_dense(both, published):
     np.testing.assert_allclose(found, published["m3-dense-fp32"]["expected"]["similarity"], atol=1e-4)
 
 
-@pytest.mark.parametrize("example", ["m3-sparse-ids-fp32", "m3-fastembedrs-sparse-fp32"])
-def test_sparse(model, published, example):
+def test_components(model, published):
+    """Components of dense vectors and of ColBERT rows."""
+    row = published["m3-vectors-fp32"]
+    found = model.encode(row["inputs"]["sentences"], max_length=10, **EVERYTHING)
+    np.testing.assert_allclose(found["dense_vecs"][:, :3], row["expected"]["dense_first3"], atol=1e-5)
+    np.testing.assert_allclose(found["dense_vecs"][:, -3:], row["expected"]["dense_last3"], atol=1e-5)
+    for text, rows in row["expected"]["colbert_rows"].items():
+        vectors = found["colbert_vecs"][int(text)][[int(place) for place in rows]]
+        np.testing.assert_allclose(vectors[:, :3], [wanted["first3"] for wanted in rows.values()], atol=1e-5)
+        np.testing.assert_allclose(vectors[:, -3:], [wanted["last3"] for wanted in rows.values()], atol=1e-5)
+
+
+def test_component_sums(model, published):
+    """The sums over all components, which fastembed-rs has of BAAI's own ONNX file."""
+    row = published["fastembedrs-sum-bge-m3"]
+    found = model.encode(row["inputs"]["sentences"])["dense_vecs"].sum(axis=1)
+    np.testing.assert_allclose(found, row["expected"]["component_sum"], atol=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("example", "tolerance"),
+    [("m3-sparse-ids-fp32", 1e-4), ("m3-fastembedrs-sparse-fp32", 1e-4), ("m3-vllm-sparse-hi", 3e-3)],
+)
+def test_sparse(model, published, example, tolerance):
     """Sparse weights have the published keys and values."""
     row = published[example]
     found = model.encode(row["inputs"]["sentences"], return_sparse=True)["lexical_weights"]
     for weights, wanted in zip(found, row["expected"]["lexical_weights"], strict=True):
-        weights_close(weights, wanted, 1e-4)
+        weights_close(weights, wanted, tolerance)
 
 
 def test_sparse_tokens(model, published):
@@ -90,6 +112,15 @@ def test_scores(model, both, published, passage):
     assert lexical == pytest.approx(published["m3-lexical-score-fp32"]["expected"][key], abs=1e-4)
     assert colbert == pytest.approx(published["m3-colbert-fp32"]["expected"][key], abs=1e-4)
     assert (dense + lexical + colbert) / 3 == pytest.approx(published["m3-hybrid-fp32"]["expected"][key], abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["colbert", "sparse", "dense", "sparse+dense", "colbert+sparse+dense"])
+def test_compute_score(model, published, mode):
+    """The README's scores, which were computed in float16."""
+    row = published["m3-readme-compute-score-fp16"]
+    pairs = [(query, passage) for query in row["inputs"]["s1"] for passage in row["inputs"]["s2"]]
+    found = model.compute_score(pairs, max_passage_length=128, weights_for_different_modes=[0.4, 0.2, 0.4])
+    np.testing.assert_allclose(found[mode], row["expected"][mode], atol=2e-3)
 
 
 def test_colbert_shapes(both, published):

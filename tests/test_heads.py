@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 
 import numpy as np
 import pytest
@@ -11,70 +11,31 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_export import random_checkpoint
-from bge_export.checkpoint import Options
-from bge_export.export import Request, export
-from bge_onnx import CheckpointError, Embedder, InputError
+from bge_onnx import CheckpointError, InputError
 from bge_onnx.files import write_embeddings
 from bge_onnx.mcls import insert_cls
 from bge_onnx.sparse import fold, join
+from tiny import write_m3_bundle, write_m3_checkpoint
 
 ALL = ("dense", "sparse", "colbert")
-CONFIG = {
-    "model_type": "xlm-roberta",
-    "vocab_size": 900,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 1002,
-    "type_vocab_size": 1,
-    "layer_norm_eps": 1e-5,
-    "pad_token_id": 1,
-    "hidden_act": "gelu",
-}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A two-layer XLM-R of width 32 with both heads."""
-    folder = tmp_path_factory.mktemp("m3")
-    random_checkpoint.write(folder, CONFIG, seed=0, lower_case=False, heads=ALL)
-    return folder
-
-
-def bundle_of(checkpoint, out, *, target="cpu-fp32", heads=None):
-    request = Request(
-        model="tiny-m3", target=target, checkpoint=checkpoint, options=Options(pooling="cls", heads=heads)
-    )
-    return export(request, out)
-
-
-@pytest.fixture(scope="module")
-def m3(checkpoint, tmp_path_factory):
-    """The tiny checkpoint for cpu-fp32, with all heads, on two threads."""
-    out = tmp_path_factory.mktemp("bundle") / "m3"
-    bundle_of(checkpoint, out)
-    return Embedder.open(out, threads=2)
 
 
 @pytest.mark.parametrize("target", ["cpu-fp32", "portable"])
-def test_every_head_is_pytorchs(checkpoint, tmp_path, target):
+def test_every_head_is_pytorchs(m3_checkpoint, tmp_path, target):
     """Dense, sparse and ColBERT stay within the limit, also for texts that spell out the padding token."""
-    bundle = bundle_of(checkpoint, tmp_path / "bundle", target=target)
+    bundle = write_m3_bundle(m3_checkpoint, tmp_path / "bundle", target=target)
     assert bundle.parity.tokenizer_mismatches == 0
     assert {head: found.max_error < 2e-6 for head, found in bundle.parity.heads.items()} == dict.fromkeys(ALL, True)
     assert bundle.dims == {"dense": 32, "sparse": 900, "colbert": 32}
     assert bundle.max_tokens == 1000
 
 
-def test_a_narrow_colbert_head(checkpoint, tmp_path):
+def test_a_narrow_colbert_head(tmp_path):
     """The file decides how wide ColBERT rows are, as in fine-tuned checkpoints."""
     folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    random_checkpoint.write(folder, CONFIG, seed=0, lower_case=False, heads=ALL)
+    write_m3_checkpoint(folder)
     torch.save({"weight": torch.randn(8, 32), "bias": torch.randn(8)}, folder / "colbert_linear.pt")
-    assert bundle_of(folder, tmp_path / "bundle").dims["colbert"] == 8
+    assert write_m3_bundle(folder, tmp_path / "bundle").dims["colbert"] == 8
 
 
 @pytest.mark.parametrize(
@@ -89,13 +50,12 @@ def test_a_narrow_colbert_head(checkpoint, tmp_path):
 def test_a_faulty_head_is_refused(tmp_path, state, message):
     """A head that is missing, misshapen or more than a linear layer is an error, never made up."""
     folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    random_checkpoint.write(folder, CONFIG, seed=0, lower_case=False, heads=ALL)
+    write_m3_checkpoint(folder)
     (folder / "sparse_linear.pt").unlink()
     if state is not None:
         torch.save(state, folder / "sparse_linear.pt")
     with pytest.raises(CheckpointError) as caught:
-        bundle_of(folder, tmp_path / "bundle", heads=ALL)
+        write_m3_bundle(folder, tmp_path / "bundle", heads=ALL)
     assert message in str(caught.value)
 
 
@@ -132,7 +92,18 @@ def test_folding_is_flagembeddings_loop(data):
             if token not in (0, 2) and weight > wanted.get(token, 0):
                 wanted[token] = weight
         assert list(found[int(row)].items()) == list(wanted.items())
-    np.testing.assert_array_equal(found.to_csr().sum(axis=1), [sum(found[row].values()) for row in range(count)])
+    order = found.ids.tolist()
+    matrix = found.to_csr()
+    assert [dict(zip(*parts, strict=True)) for parts in _rows_of(matrix)] == list(found)
+    assert found.ids.tolist() == order  # sorted in the matrix only
+
+
+def _rows_of(matrix):
+    """Column indices and values of each row."""
+    return [
+        (matrix.indices[start:stop].tolist(), matrix.data[start:stop].tolist())
+        for start, stop in itertools.pairwise(matrix.indptr)
+    ]
 
 
 def test_an_empty_list_and_an_empty_text(m3):
@@ -152,6 +123,31 @@ def test_vectors_as_they_are_and_shortened(m3):
     np.testing.assert_allclose(cut.dense, wanted, atol=1e-6)
     rows = plain.colbert[0][:, :8]
     np.testing.assert_allclose(cut.colbert[0], rows / np.linalg.norm(rows, axis=1, keepdims=True), atol=1e-6)
+
+
+def test_a_cut_is_the_same_for_every_head(m3):
+    """max_tokens cuts the text, and each head sees what is left."""
+    cut, short = m3.embed(["ab cd ef gh"], heads=ALL, max_tokens=4), m3.tokenizer.encode(["ab cd ef gh"])[0]
+    wanted = m3.embed_token_ids([[*short[:3], short[-1]]], heads=ALL)
+    np.testing.assert_array_equal(cut.dense, wanted.dense)
+    np.testing.assert_array_equal(cut.colbert[0], wanted.colbert[0])
+    assert cut.sparse[0] == wanted.sparse[0]
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([], "expected 1 to 1000 token ids"),
+        ([[1, 2]], r"expected 1 to 1000 token ids, found \(1, 2\)"),
+        ([0.5], "expected whole numbers, found float64"),
+        ([0, 900], "expected ids from 0 to 899, found 0 to 900"),
+        ([-1], "found -1 to -1"),
+    ],
+)
+def test_token_ids_that_are_none(m3, ids, message):
+    """Ids outside the vocabulary, no ids and no integers are refused with what they were."""
+    with pytest.raises(InputError, match=message):
+        m3.embed_token_ids([[5], ids])
 
 
 @pytest.mark.parametrize(("words", "places"), [(0, [0]), (255, [0]), (256, [0]), (257, [0, 257]), (600, [0, 257, 514])])
@@ -177,38 +173,6 @@ def test_mcls_of_a_short_text_is_the_plain_vector(m3):
     np.testing.assert_array_equal(m3.embed([long, short], mcls=True).dense[0], m3.embed([long], mcls=True).dense[0])
 
 
-def test_the_five_scores_of_pairs(m3):
-    """Every mode is what its definition says, and a pair's scores do not depend on the other pairs."""
-    pairs = [("ab cd", "cd ef gh"), ("xy", "ab cd"), ("ab cd", "ab")]
-    found = m3.score(pairs, weights=(0.4, 0.2, 0.4))
-    queries = m3.embed([query for query, _ in pairs], heads=ALL)
-    passages = m3.embed([passage for _, passage in pairs], heads=ALL)
-    for index in range(len(pairs)):
-        left, right = queries.sparse[index], passages.sparse[index]
-        sparse = sum(weight * right.get(token, 0) for token, weight in left.items())
-        colbert = (queries.colbert[index] @ passages.colbert[index].T).max(axis=1).mean()
-        dense = queries.dense[index] @ passages.dense[index]
-        wanted = {
-            "colbert": colbert,
-            "sparse": sparse,
-            "dense": dense,
-            "sparse+dense": (0.2 * sparse + 0.4 * dense) / 0.6,
-        }
-        wanted["colbert+sparse+dense"] = 0.4 * colbert + 0.2 * sparse + 0.4 * dense
-        assert {mode: found[mode][index] for mode in found} == pytest.approx(wanted, abs=1e-6)
-    alone = m3.score(pairs[1:2], weights=(0.4, 0.2, 0.4))
-    assert {mode: alone[mode][0] for mode in alone} == pytest.approx({mode: found[mode][1] for mode in found}, abs=1e-7)
-
-
-@pytest.mark.parametrize(
-    "weights", [(1, 2), (1, 2, 3, 4), (1, -1, 0), (0, 0, 0), "abc", (1, None, 1), (1, math.nan, 1)]
-)
-def test_weights_that_are_none(m3, weights):
-    """Weights that are not three numbers, or have the sum 0, are refused with what they were."""
-    with pytest.raises(InputError, match="weights: expected three numbers"):
-        m3.score([("a", "b")], weights=weights)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -223,6 +187,18 @@ def test_what_a_bundle_cannot_give(m3, arguments, message):
     """Heads, widths and lengths that the bundle has not are refused with what it has."""
     with pytest.raises(InputError, match=message):
         m3.embed(["a"], **arguments)
+
+
+def test_no_texts_make_a_file_of_every_head(m3, tmp_path):
+    """An empty input gives arrays without entries, and its heads are checked all the same."""
+    assert write_embeddings(m3.stream([], heads=ALL), tmp_path / "v.npz", force=False) == 0
+    with np.load(tmp_path / "v.npz") as arrays:
+        shapes = {name: arrays[name].shape[0] for name in arrays}
+    assert shapes == {
+        "dense": 0, "sparse_starts": 1, "sparse_ids": 0, "sparse_weights": 0, "colbert_starts": 1, "colbert": 0,
+    }  # fmt: skip
+    with pytest.raises(InputError, match="expected one or more of"):
+        list(m3.stream([], heads=("bm25",)))
 
 
 def test_a_head_that_was_not_asked_for(m3):

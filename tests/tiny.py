@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
 from bge_export import random_checkpoint
+from bge_export.checkpoint import Options
+from bge_export.export import Request, export
+from bge_onnx import Bundle
+from bge_onnx.tokenizer import Tokenizer
 
 CONFIG = {
     "model_type": "bert",
@@ -22,6 +27,35 @@ CONFIG = {
     "max_position_embeddings": 512,
     "hidden_act": "gelu",
 }
+
+M3_CONFIG = {
+    "model_type": "xlm-roberta",
+    "vocab_size": 900,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 1002,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+    "hidden_act": "gelu",
+}
+
+
+def write_m3_checkpoint(folder: Path) -> Path:
+    """Write a two-layer XLM-R of width 32 with both heads' files into `folder`; returns `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random_checkpoint.write(folder, M3_CONFIG, seed=0, lower_case=False, heads=("dense", "sparse", "colbert"))
+    return folder
+
+
+def write_m3_bundle(
+    checkpoint: Path, out: Path, *, target: str = "cpu-fp32", heads: tuple[str, ...] | None = None
+) -> Bundle:
+    """Export it to `out`."""
+    options = Options(pooling="cls", heads=heads)
+    return export(Request(model="tiny-m3", target=target, checkpoint=checkpoint, options=options), out)
 
 
 def write_checkpoint(
@@ -96,3 +130,11 @@ def store_pickle(folder: Path, value: Any, *, zipped: bool = True) -> Path:
     remove_weights(folder)
     torch.save(value, folder / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     return folder / "pytorch_model.bin"
+
+
+def truncated(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The ids that the tokenizers library's own truncation gives."""
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.enable_truncation(tokenizer.max_tokens)
+    ids: list[int] = backend.encode(text).ids
+    return ids

@@ -259,7 +259,7 @@ def _report(parity: Parity) -> None:
     for head, found in parity.heads.items():
         where = f"text {found.text} ({found.tokens} tokens)"
         used = 100 * found.max_error / found.limit
-        verdict = "passed" if parity.passed else "FAILED"
+        verdict = "passed" if found.passed else "FAILED"
         click.echo(
             f"{head:10} {found.max_error:.1e}     {where:22} {found.limit:.1e}   {used:3.0f} %   {verdict}", err=True
         )

@@ -141,10 +141,11 @@ def check_bundle(
     )
     with open_checkpoint(request) as (weights_folder, source):
         if source.sha256 != bundle.source.sha256:
+            random = bundle.source.kind == "random" and checkpoint is None
             raise CheckpointError(
                 f"{weights_folder}: expected the weights that {bundle.name} was made from "
                 f"(sha256 {bundle.source.sha256}), found others ({source.sha256}).\n"
-                "    Give their folder, or export these."
+                f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
             )
         expected = check.expect(weights_folder, recipe_of(bundle), progress=progress)
         return check.compare(embedder, expected, limit=_target(bundle.target).limit, progress=progress)

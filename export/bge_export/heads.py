@@ -46,6 +46,9 @@ def decide(folder: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
     found = [head for head, file in FILES.items() if (folder / file).is_file()]
     if asked is None:
         return tuple(head for head in HEADS if head == "dense" or head in found)
+    unknown = [head for head in asked if head not in HEADS]
+    if unknown or not asked:
+        raise CheckpointError(f"heads: expected some of {', '.join(HEADS)}, found {', '.join(unknown) or 'none'}.")
     missing = [head for head in asked if head in FILES and head not in found]
     if missing:
         raise CheckpointError(
@@ -63,15 +66,17 @@ def files(heads: Sequence[str]) -> tuple[str, ...]:
 
 
 def copy(source: Path, folder: Path) -> list[Path]:
-    """Copy the heads' files of `source` into `folder`; returns them. Raises CheckpointError: `source` has none."""
-    found = [name for name in FILES.values() if (source / name).is_file()]
-    if not found:
-        raise CheckpointError(f"{source}: expected {' and '.join(FILES.values())}, found neither.")
-    return [Path(shutil.copyfile(source / name, folder / name)) for name in found]
+    """Copy the heads' files of `source` into `folder`; returns them. Raises CheckpointError: one is missing."""
+    missing = [name for name in FILES.values() if not (source / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{source}: expected {' and '.join(FILES.values())}, found no {' and no '.join(missing)}."
+        )
+    return [Path(shutil.copyfile(source / name, folder / name)) for name in FILES.values()]
 
 
 def weight_shapes(heads: Sequence[str], width: int, weights: Weights) -> dict[str, Shape]:
-    """The weights of `heads` on states of `width`: sparse gives a number, ColBERT a row as wide as its bias.
+    """The weights of `heads` on states of `width`: sparse gives a number, ColBERT a row as wide as the file has it.
 
     Fine-tuned checkpoints have their own ColBERT width (FlagEmbedding's `colbert_dim`), so the file decides.
     """
@@ -86,4 +91,4 @@ def weight_shapes(heads: Sequence[str], width: int, weights: Weights) -> dict[st
 
 def colbert_width(weights: Weights) -> int:
     """Components C of a ColBERT row; 0 where there is no such head."""
-    return (weights.shapes.get(f"{COLBERT}.bias") or (0,))[0]
+    return (weights.shapes.get(f"{COLBERT}.weight") or (0,))[0]

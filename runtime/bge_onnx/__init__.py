@@ -4,7 +4,7 @@ from bge_onnx.bundle import Bundle
 from bge_onnx.embedder import Embedder
 from bge_onnx.embeddings import Embeddings
 from bge_onnx.errors import BgeError, BundleError, CheckpointError, InputError, ProviderError
-from bge_onnx.scores import similarity, top_k
+from bge_onnx.scores import colbert_score, colbert_scores, hybrid, lexical_score, similarity, top_k
 
 __all__ = [
     "BgeError",
@@ -15,6 +15,10 @@ __all__ = [
     "Embeddings",
     "InputError",
     "ProviderError",
+    "colbert_score",
+    "colbert_scores",
+    "hybrid",
+    "lexical_score",
     "similarity",
     "top_k",
 ]

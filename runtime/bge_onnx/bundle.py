@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from bge_onnx.errors import BundleError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "bundle.json"
 
 Layout = Literal["equal", "padded"]
@@ -34,7 +34,7 @@ class Source:
     kind: Literal["hub", "folder", "random"]
     revision: str | None = None  # commit of the Hub repository
     seed: int | None = None  # of random weights
-    sha256: str | None = None  # over all weight files in name order; None for random weights
+    sha256: str | None = None  # over all weight files in name order; of random weights, over the head files given
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,18 +6,19 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.batches import plan_batches
+from bge_onnx.batches import Batch, plan_batches
 from bge_onnx.bundle import Bundle
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
 from bge_onnx.mcls import insert_cls
 from bge_onnx.scores import EQUAL, check_pairs, check_weights, distinct, score_pairs, similarity
-from bge_onnx.session import Session
+from bge_onnx.session import Outputs, Session
 from bge_onnx.threads import resolve_threads
 from bge_onnx.tokenizer import Tokenizer
 
@@ -25,6 +26,9 @@ DENSE = ("dense",)
 
 BUDGET_TOKENS = 512
 """Tokens of a batch: with one core a batch, as fast as 1024 and faster than a text at a time (BERT small and base)."""
+
+SCORE_PAIRS = 256
+"""Pairs that are scored at a time."""
 
 STREAM_TEXTS = 4096
 """Texts that a stream holds at a time: enough for batches of one length, a few MB of text."""
@@ -68,7 +72,7 @@ class Embedder:
 
     def embed(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
         heads: Sequence[str] = DENSE,
         prompt: str = "",
@@ -103,7 +107,7 @@ class Embedder:
 
     def embed_token_ids(
         self,
-        token_ids: Sequence[NDArray[np.int64]],
+        token_ids: Iterable[Sequence[int] | NDArray[np.integer[Any]]],
         *,
         heads: Sequence[str] = DENSE,
         budget_tokens: int = BUDGET_TOKENS,
@@ -115,20 +119,32 @@ class Embedder:
         """
         wanted = Wanted(heads=tuple(heads))
         wanted.check(self.bundle)
-        self._check_token_ids(token_ids)
-        return self._run(token_ids, wanted, budget_tokens=budget_tokens, progress=progress)
+        checked = self._check_token_ids(token_ids)
+        return self._run(checked, wanted, budget_tokens=budget_tokens, progress=progress)
 
     def embed_queries(
-        self, queries: Sequence[str], *, heads: Sequence[str] = DENSE, progress: bool | None = None
+        self,
+        queries: Iterable[str],
+        *,
+        heads: Sequence[str] = DENSE,
+        max_tokens: int | None = None,
+        progress: bool | None = None,
     ) -> Embeddings:
         """Vectors of search queries, with the model's own query instruction in front."""
-        return self.embed(queries, heads=heads, prompt=self.bundle.prompts.get("query", ""), progress=progress)
+        prompt = self.bundle.prompts.get("query", "")
+        return self.embed(queries, heads=heads, prompt=prompt, max_tokens=max_tokens, progress=progress)
 
     def embed_passages(
-        self, passages: Sequence[str], *, heads: Sequence[str] = DENSE, progress: bool | None = None
+        self,
+        passages: Iterable[str],
+        *,
+        heads: Sequence[str] = DENSE,
+        max_tokens: int | None = None,
+        progress: bool | None = None,
     ) -> Embeddings:
         """Vectors of the passages that queries look for, with the model's passage instruction if it has one."""
-        return self.embed(passages, heads=heads, prompt=self.bundle.prompts.get("passage", ""), progress=progress)
+        prompt = self.bundle.prompts.get("passage", "")
+        return self.embed(passages, heads=heads, prompt=prompt, max_tokens=max_tokens, progress=progress)
 
     def stream(
         self,
@@ -136,6 +152,7 @@ class Embedder:
         *,
         heads: Sequence[str] = DENSE,
         prompt: str = "",
+        max_tokens: int | None = None,
         mcls: bool = False,
         window: int = STREAM_TEXTS,
     ) -> Iterator[Embeddings]:
@@ -146,32 +163,53 @@ class Embedder:
         if isinstance(texts, str | bytes):
             raise InputError("texts: expected an iterable of strings, found one string. Put it in a list: [text]")
         iterator = iter(texts)
-        while chunk := list(itertools.islice(iterator, window)):
-            yield self.embed(chunk, heads=heads, prompt=prompt, mcls=mcls, progress=False)
+        chunk = list(itertools.islice(iterator, window))
+        empty = not chunk  # gives one result, with nothing in it: what it would hold is checked, and its shape known
+        while chunk or empty:
+            yield self.embed(chunk, heads=heads, prompt=prompt, max_tokens=max_tokens, mcls=mcls, progress=False)
+            chunk, empty = list(itertools.islice(iterator, window)), False
 
     def similarity(self, queries: Sequence[str], passages: Sequence[str]) -> Vectors:
         """Scores (Q, P) float32 of every query with every passage, instructions applied."""
         return similarity(self.embed_queries(queries), self.embed_passages(passages))
 
     def score(
-        self, pairs: Sequence[tuple[str, str]], *, weights: Sequence[float] = EQUAL, progress: bool | None = None
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        weights: Sequence[float] = EQUAL,
+        max_tokens: int | None = None,
+        progress: bool | None = None,
     ) -> dict[str, Vectors]:
         """Scores of (query, passage) pairs by every head and by their weighted means, instructions applied.
 
         weights  of dense, sparse and colbert, in FlagEmbedding's order
         returns  arrays (N,) float32 under "colbert", "sparse", "dense", "sparse+dense" and "colbert+sparse+dense"
 
-        Each distinct text is embedded once. A pair's scores do not depend on the other pairs; FlagEmbedding's do
-        (padding of its batches counts in ColBERT); `bge_onnx.flag` has that behaviour too.
+        Pairs are scored 256 at a time, which bounds the ColBERT rows in memory; of those each distinct text is embedded
+        once. A pair's scores do not depend on the other pairs beyond rounding; FlagEmbedding's do (padding of its
+        batches counts in ColBERT), and `bge_onnx.flag` has that behaviour too.
         Raises InputError: a bundle without these heads, weights that are no three numbers or have the sum 0.
         """
         check_weights(weights)
-        check_pairs(pairs)
+        pairs = check_pairs(pairs)
+        chunks = [pairs[start : start + SCORE_PAIRS] for start in range(0, max(1, len(pairs)), SCORE_PAIRS)]
+        scored = [self._score(chunk, weights, max_tokens=max_tokens, progress=progress) for chunk in chunks]
+        return {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
+
+    def _score(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        weights: Sequence[float],
+        *,
+        max_tokens: int | None,
+        progress: bool | None,
+    ) -> dict[str, Vectors]:
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
         return score_pairs(
-            self.embed_queries(queries, heads=HEADS, progress=progress),
-            self.embed_passages(passages, heads=HEADS, progress=progress),
+            self.embed_queries(queries, heads=HEADS, max_tokens=max_tokens, progress=progress),
+            self.embed_passages(passages, heads=HEADS, max_tokens=max_tokens, progress=progress),
             list(zip(query_of, passage_of, strict=True)),
             weights,
         )
@@ -184,21 +222,29 @@ class Embedder:
         bundle = self.bundle
         batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout=bundle.layout, pad_id=bundle.pad_id)
         silent = None if progress is None else not progress
+        names = [wanted.output(head, bundle) for head in wanted.heads]
         with tqdm(total=len(token_ids), unit="text", disable=silent, delay=2, leave=False) as bar:
-            names = [wanted.output(head, bundle) for head in wanted.heads]
-            outputs = (
-                (batch, arrays)
-                for batch, arrays in self.session.run(batches, names)
-                if bar.update(len(batch.rows)) or True
-            )
-            return collect(outputs, count=len(token_ids), bundle=bundle, wanted=wanted)
 
-    def _check_token_ids(self, token_ids: Sequence[NDArray[np.int64]]) -> None:
+            def counted() -> Iterator[tuple[Batch, Outputs]]:
+                for batch, arrays in self.session.run(batches, names):
+                    yield batch, arrays
+                    bar.update(len(batch.rows))
+
+            return collect(counted(), count=len(token_ids), bundle=bundle, wanted=wanted)
+
+    def _check_token_ids(
+        self, token_ids: Iterable[Sequence[int] | NDArray[np.integer[Any]]]
+    ) -> list[NDArray[np.int64]]:
         limit, vocabulary = self.bundle.max_tokens, self.tokenizer.backend.get_vocab_size()
-        for index, ids in enumerate(token_ids):
-            if not 0 < len(ids) <= limit:
-                raise InputError(f"token_ids[{index}]: expected 1 to {limit} token ids, found {len(ids)}")
+        checked = [np.asarray(ids) for ids in token_ids]
+        for index, ids in enumerate(checked):
+            if ids.ndim != 1 or not 0 < len(ids) <= limit:
+                found = len(ids) if ids.ndim == 1 else ids.shape
+                raise InputError(f"token_ids[{index}]: expected 1 to {limit} token ids, found {found}")
+            if not np.issubdtype(ids.dtype, np.integer):
+                raise InputError(f"token_ids[{index}]: expected whole numbers, found {ids.dtype}")
             if ids.min() < 0 or ids.max() >= vocabulary:
                 raise InputError(
                     f"token_ids[{index}]: expected ids from 0 to {vocabulary - 1}, found {ids.min()} to {ids.max()}"
                 )
+        return [ids.astype(np.int64, copy=False) for ids in checked]

@@ -86,10 +86,11 @@ class Wanted:
                 f"{', '.join(map(str, self.heads)) or 'none'}.\n"
                 "    bge-m3 and its fine-tuned kin have dense, sparse and colbert: bge-export run BAAI/bge-m3 --out DIR"
             )
-        widest = max((bundle.dims[head] for head in self.heads if head != "sparse"), default=None)
+        vectors = [head for head in self.heads if head != "sparse"]
+        widest = max((bundle.dims[head] for head in vectors), default=None)
         if self.truncate_dim is not None and (widest is None or not 1 <= self.truncate_dim <= widest):
             raise InputError(f"truncate_dim: expected 1 to {widest} for {bundle.name}, found {self.truncate_dim!r}")
-        if self.normalize is False and bundle.normalized and not bundle.raw_outputs:
+        if self.normalize is False and vectors and bundle.normalized and not bundle.raw_outputs:
             raise InputError(
                 f"normalize=False: the bundle {bundle.name} gives vectors of length 1 only.\n"
                 "    Export one for cpu-fp32, which gives both."

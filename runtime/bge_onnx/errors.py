@@ -17,5 +17,5 @@ class ProviderError(BgeError):
     """ONNX Runtime here does not offer the execution provider that a bundle was made for."""
 
 
-class InputError(BgeError):
+class InputError(BgeError, ValueError):
     """A caller's texts or arguments cannot be embedded."""

@@ -84,10 +84,10 @@ def write_embeddings(embeddings: Iterable[Embeddings], out: Path | None, *, forc
 
 def _arrays(chunks: Sequence[Embeddings]) -> dict[str, NDArray[Any]]:
     """What an .npz file holds of each head; lists of arrays lie end to end, with where each text's part starts."""
-    heads = [head for head, vectors in chunks[0].by_head.items() if vectors is not None] if chunks else ["dense"]
+    heads = [head for head, vectors in chunks[0].by_head.items() if vectors is not None]
     arrays: dict[str, NDArray[Any]] = {}
     if "dense" in heads:
-        arrays["dense"] = np.concatenate([chunk.dense for chunk in chunks] or [np.empty((0, 0), dtype=np.float32)])
+        arrays["dense"] = np.concatenate([chunk.dense for chunk in chunks])
     if "sparse" in heads:
         counts = np.concatenate([np.diff(chunk.sparse.starts) for chunk in chunks])
         arrays["sparse_starts"] = np.concatenate([[0], np.cumsum(counts)])
@@ -96,7 +96,7 @@ def _arrays(chunks: Sequence[Embeddings]) -> dict[str, NDArray[Any]]:
     if "colbert" in heads:
         rows = [text for chunk in chunks for text in chunk.colbert]
         arrays["colbert_starts"] = np.cumsum([0, *(len(text) for text in rows)])
-        arrays["colbert"] = np.concatenate(rows)
+        arrays["colbert"] = np.concatenate(rows or [np.empty((0, 0), dtype=np.float32)])
     return arrays
 
 

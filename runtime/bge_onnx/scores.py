@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from bge_onnx.sparse import SparseVectors
 
 EQUAL = (1.0, 1.0, 1.0)
 """Weights of dense, sparse and colbert."""
+
+Scores = float | Sequence[float] | NDArray[np.floating[Any]]
 
 COLBERT_SCORES = 1 << 24
 """Token scores that one query's ColBERT comparison holds at a time: 64 MB."""
@@ -41,15 +43,27 @@ def top_k(scores: Vectors, k: int) -> NDArray[np.int64]:
 def lexical_score(query: Mapping[Any, float], passage: Mapping[Any, float]) -> float:
     """Lexical match of two sparse vectors: the sum, over the tokens they share, of the products of their weights.
 
-    Raises InputError: something that is no mapping of token id to weight.
+    Raises InputError: no mappings of token id to weight, or ids as numbers in one and as strings in the other.
     """
-    for name, weights in (("query", query), ("passage", passage)):
-        if not isinstance(weights, Mapping):
-            raise InputError(
-                f"lexical_score: expected a mapping of token id to weight as {name}, found {type(weights).__name__}.\n"
-                "    For many at once, multiply the matrices of `SparseVectors.to_csr`."
-            )
+    kinds = [_key_types(name, weights) for name, weights in (("query", query), ("passage", passage))]
+    if kinds[0] and kinds[1] and kinds[0] != kinds[1]:
+        raise InputError(
+            f"lexical_score: expected token ids of one type, found {' and '.join(map(str, kinds[0]))} in the query, "
+            f"{' and '.join(map(str, kinds[1]))} in the passage.\n"
+            "    Take both from `Embedder` (numbers) or both from `bge_onnx.flag` (strings)."
+        )
     return float(sum(weight * passage[token] for token, weight in query.items() if token in passage))
+
+
+def _key_types(name: str, weights: Mapping[Any, float]) -> set[str]:
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(weight, int | float | np.number) for weight in weights.values()
+    ):
+        raise InputError(
+            f"lexical_score: expected a mapping of token id to weight as {name}, found {weights!r:.60}.\n"
+            "    For many at once, multiply the matrices of `SparseVectors.to_csr`."
+        )
+    return {"str" if isinstance(token, str) else "int" for token in weights}
 
 
 def colbert_score(query: Vectors, passage: Vectors) -> float:
@@ -68,10 +82,8 @@ def colbert_scores(query: Vectors, passages: Sequence[Vectors], *, floors: Vecto
     floors  (P,) below which a passage's token scores do not fall: 0 where FlagEmbedding's batch pads it
     Raises InputError: like `colbert_score`; the passage's index is named.
     """
-    query = np.asarray(query, dtype=np.float32)
-    _check_rows("query", query, query.shape[-1] if query.ndim else 0)
-    for index, passage in enumerate(passages):
-        _check_rows(f"passages[{index}]", np.asarray(passage), query.shape[1])
+    query = _rows("query", query)
+    passages = [_rows(f"passages[{index}]", passage, query.shape[1]) for index, passage in enumerate(passages)]
     scores = np.empty(len(passages), dtype=np.float32)
     for start, stop in _chunks([len(passage) for passage in passages], COLBERT_SCORES // len(query)):
         rows = np.concatenate(passages[start:stop])
@@ -83,15 +95,18 @@ def colbert_scores(query: Vectors, passages: Sequence[Vectors], *, floors: Vecto
     return scores
 
 
-def hybrid(dense: Vectors, sparse: Vectors, colbert: Vectors, weights: Sequence[float] = EQUAL) -> Vectors:
-    """The weighted mean of the three heads' scores, arrays of one shape; `weights` are of dense, sparse and colbert.
+def hybrid(dense: Scores, sparse: Scores, colbert: Scores, weights: Sequence[float] = EQUAL) -> Any:
+    """The weighted mean of the three heads' scores, numbers or arrays of one shape; float32.
 
-    Raises InputError: weights that are no three numbers, or have the sum 0.
+    weights  of dense, sparse and colbert
+    Raises InputError: shapes that differ, weights that are no three numbers or have the sum 0.
     """
     of_dense, of_sparse, of_colbert = check_weights(weights)
-    total = of_dense + of_sparse + of_colbert
-    mixed: Vectors = ((of_colbert * colbert + of_sparse * sparse + of_dense * dense) / total).astype(np.float32)
-    return mixed
+    scores = [np.asarray(score, dtype=np.float32) for score in (dense, sparse, colbert)]
+    if len({score.shape for score in scores}) > 1:
+        raise InputError(f"hybrid: expected scores of one shape, found {', '.join(str(one.shape) for one in scores)}")
+    mixed = scores[2] * of_colbert + scores[1] * of_sparse + scores[0] * of_dense
+    return (mixed / (of_dense + of_sparse + of_colbert)).astype(np.float32)
 
 
 def score_pairs(
@@ -105,7 +120,7 @@ def score_pairs(
     """Scores (N,) float32 of pairs of a query's and a passage's index, by every head and by their weighted means.
 
     The five modes of FlagEmbedding's `compute_score`, in its order: "colbert", "sparse", "dense", "sparse+dense",
-    "colbert+sparse+dense". Where dense and sparse both weigh nothing, "sparse+dense" is 0.
+    "colbert+sparse+dense". Where dense and sparse weigh nothing together, "sparse+dense" is no number, as there.
     floors  of each passage, below which its ColBERT token scores do not fall
     """
     of_dense, of_sparse, _ = check_weights(weights)
@@ -119,7 +134,8 @@ def score_pairs(
         if floors is not None:
             lowest = np.array([floors[passage] for passage in right[lines]], dtype=np.float32)
         colbert[lines] = colbert_scores(queries.colbert[query], rows, floors=lowest)
-    both = (of_sparse * lexical + of_dense * dense) / ((of_sparse + of_dense) or 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        both = np.divide(of_sparse * lexical + of_dense * dense, of_sparse + of_dense)
     return {
         "colbert": colbert,
         "sparse": lexical,
@@ -133,21 +149,25 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
     """The weights of dense, sparse and colbert. Raises InputError: no three finite numbers, or with the sum 0."""
     numbers = [
         float(weight)
-        for weight in (weights if isinstance(weights, Sequence | np.ndarray) and not isinstance(weights, str) else ())
+        for weight in (
+            weights if isinstance(weights, Sequence | np.ndarray) and not isinstance(weights, str | bytes) else ()
+        )
         if isinstance(weight, int | float | np.number) and math.isfinite(weight)
     ]
-    if len(numbers) != 3 or len(weights) != 3 or not sum(numbers):
+    if len(numbers) != 3 or len(weights) != 3 or abs(sum(numbers)) < 1e-9:
         raise InputError(
             f"weights: expected three numbers, of dense, sparse and colbert, with a sum other than 0; found {weights!r}"
         )
     return numbers[0], numbers[1], numbers[2]
 
 
-def check_pairs(pairs: Sequence[tuple[str, str]]) -> None:
-    """Raise InputError naming the first of `pairs` that is not a query and a passage."""
+def check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs as a list. Raises InputError naming the first that is not a query and a passage."""
+    pairs = list(pairs)
     for index, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise InputError(f"pairs[{index}]: expected a query and a passage, found {pair!r:.60}")
+    return pairs
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -168,9 +188,16 @@ def _dense(vectors: Embeddings | Vectors) -> Vectors:
     return vectors.dense if isinstance(vectors, Embeddings) else np.asarray(vectors, dtype=np.float32)
 
 
-def _check_rows(name: str, rows: Vectors, width: int) -> None:
-    if rows.ndim != 2 or not len(rows) or rows.shape[1] != width:
-        raise InputError(f"colbert: expected one or more rows (T, C) of one width C as {name}, found {rows.shape}")
+def _rows(name: str, rows: Any, width: int | None = None) -> Vectors:
+    """ColBERT rows as an array. Raises InputError: they are none, or of another width."""
+    try:
+        found = np.asarray(rows, dtype=np.float32)
+    except (TypeError, ValueError):
+        found = np.empty(0, dtype=np.float32)
+    if found.ndim != 2 or not len(found) or (width is not None and found.shape[1] != width):
+        what = found.shape if isinstance(rows, np.ndarray) else f"{rows!r:.40}"
+        raise InputError(f"colbert: expected one or more rows (T, C) of one width C as {name}, found {what}")
+    return found
 
 
 def _chunks(lengths: Sequence[int], budget_rows: int) -> list[tuple[int, int]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,7 @@ class Session:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def run(self, batches: Sequence[Batch], names: Sequence[str]) -> Iterator[tuple[Batch, Outputs]]:
-        """Each batch with the graph outputs `names`, in the batches' order, as they get ready.
+        """Each batch with the graph outputs `names`, as they get ready.
 
         Nothing is computed that these outputs do not need.
 
@@ -49,10 +50,20 @@ class Session:
             for batch in batches:
                 yield batch, _run_one(session, batch, names)
             return
+        yield from self._spread(batches, names)
+
+    def _spread(self, batches: Sequence[Batch], names: Sequence[str]) -> Iterator[tuple[Batch, Outputs]]:
+        """A core a batch. Few are begun ahead of the caller: outputs, token states above all, do not pile up."""
         session = self.load(1)
-        pool = ThreadPoolExecutor(self.threads)
+        pool, waiting, left = ThreadPoolExecutor(self.threads), set[Future[tuple[Batch, Outputs]]](), iter(batches)
         try:
-            yield from zip(batches, pool.map(lambda batch: _run_one(session, batch, names), batches), strict=True)
+            while True:
+                for batch in itertools.islice(left, 2 * self.threads - len(waiting)):
+                    waiting.add(pool.submit(lambda batch: (batch, _run_one(session, batch, names)), batch))
+                if not waiting:
+                    return
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
         finally:  # Ctrl-C, or a caller who stops early, leaves the batches not begun undone
             pool.shutdown(wait=True, cancel_futures=True)
 

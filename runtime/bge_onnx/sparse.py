@@ -58,7 +58,7 @@ class SparseVectors(Sequence[dict[int, float]]):
         return self.ids[entries], self.weights[entries]
 
     def to_csr(self) -> scipy.sparse.csr_array:
-        """The vectors as a SciPy matrix (N, width) float32 in compressed rows, column indices sorted.
+        """The vectors as a SciPy matrix (N, width) float32 in compressed rows, column indices sorted; a copy.
 
         Raises InputError: SciPy is not installed.
         """
@@ -66,7 +66,7 @@ class SparseVectors(Sequence[dict[int, float]]):
             from scipy.sparse import csr_array  # noqa: PLC0415 - the runtime does without
         except ImportError:
             raise InputError("to_csr: expected SciPy, found none.\n    Install it: pip install scipy") from None
-        matrix = csr_array((self.weights, self.ids, self.starts), shape=(len(self), self.width))
+        matrix = csr_array((self.weights, self.ids, self.starts), shape=(len(self), self.width), copy=True)
         matrix.sort_indices()
         return matrix
 

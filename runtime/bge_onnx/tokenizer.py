@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,10 @@ word: models split word by word. Within a word the end can change the beginning 
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """A bundle's tokenizer: special tokens added, texts cut to `max_tokens` with the end token kept."""
+    """A bundle's tokenizer: special tokens added, texts cut to `max_tokens` with those at the end kept.
+
+    The cut is made here: ids are what `enable_truncation` gives, and a limit needs no copy of the vocabulary.
+    """
 
     backend: tokenizers.Tokenizer
     max_tokens: int
@@ -37,7 +40,7 @@ class Tokenizer:
                 f"{path}: expected a tokenizer.json, found {error}.\n    Export the bundle again."
             ) from None
         backend.no_padding()
-        backend.enable_truncation(max_tokens)
+        backend.no_truncation()
         return cls(backend, max_tokens)
 
     def with_max_tokens(self, max_tokens: int) -> Tokenizer:
@@ -47,21 +50,26 @@ class Tokenizer:
             raise InputError(
                 f"max_tokens: expected {special + 1} to {self.max_tokens} (this model's limit), found {max_tokens}"
             )
-        if max_tokens == self.max_tokens:
-            return self
-        backend = tokenizers.Tokenizer.from_str(self.backend.to_str())
-        backend.enable_truncation(max_tokens)
-        return Tokenizer(backend, max_tokens)
+        return Tokenizer(self.backend, max_tokens)
 
-    def encode(self, texts: Sequence[str], *, prompt: str = "") -> list[NDArray[np.int64]]:
+    def encode(self, texts: Iterable[str], *, prompt: str = "") -> list[NDArray[np.int64]]:
         """Token ids (T,) int64 of each text with `prompt` in front; T from the special tokens to `max_tokens`.
 
         Texts of any size: only as much is read as can matter for the first `max_tokens` tokens.
         Raises InputError: something that is not a string, or holds half a surrogate pair (its index is named).
         """
-        check_texts(texts)
-        clipped = [prompt + text if len(text) <= self._clip_chars else self._clip(prompt + text) for text in texts]
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in self.backend.encode_batch_fast(clipped)]
+        prompted = [prompt + text for text in check_texts(texts)]
+        clipped = [text if len(text) <= self._clip_chars else self._clip(text) for text in prompted]
+        return [self._cut(encoding) for encoding in self.backend.encode_batch_fast(clipped)]
+
+    def _cut(self, encoding: tokenizers.Encoding) -> NDArray[np.int64]:
+        """The ids, the text's own cut so that there are at most `max_tokens`."""
+        ids = np.array(encoding.ids, dtype=np.int64)
+        if len(ids) <= self.max_tokens:
+            return ids
+        end = encoding.special_tokens_mask[::-1].index(0)  # special tokens behind the text
+        kept: NDArray[np.int64] = np.delete(ids, np.s_[self.max_tokens - end : len(ids) - end])
+        return kept
 
     @property
     def _clip_chars(self) -> int:
@@ -71,26 +79,25 @@ class Tokenizer:
         """A beginning of `text` that has the same first `max_tokens` tokens; the whole text where none is sure to."""
         chars = self._clip_chars
         while chars < len(text):
-            head = self.backend.encode(text[:chars])
-            if head.overflowing and _last_word(head.overflowing[-1]) >= _last_word(head) + CLIP_MARGIN_WORDS:
+            words = [word for word in self.backend.encode(text[:chars]).word_ids if word is not None]
+            if len(words) > self.max_tokens and words[-1] >= words[self.max_tokens] + CLIP_MARGIN_WORDS:
                 return text[:chars]
             chars *= 8
         return text
 
 
-def _last_word(encoding: tokenizers.Encoding) -> int:
-    """The number of the last token's word, -1 where there are special tokens only."""
-    return next((word for word in reversed(encoding.word_ids) if word is not None), -1)
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Raise InputError naming the first few things among `texts` that are not usable strings."""
+def check_texts(texts: Iterable[str]) -> list[str]:
+    """The texts as a list. Raises InputError naming the first few among them that are not usable strings."""
     if isinstance(texts, str | bytes):
         raise InputError("texts: expected a list of strings, found one string. Put it in a list: [text]")
+    if not isinstance(texts, Iterable):
+        raise InputError(f"texts: expected a list of strings, found {type(texts).__name__}")
+    texts = list(texts)
     faults = [f"texts[{index}]: {fault}" for index, fault in _faults(texts)]
     if faults:
         more = f"\n    and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise InputError("expected strings, found\n    " + "\n    ".join(faults[:5]) + more)
+    return texts
 
 
 def _faults(texts: Sequence[str]) -> Iterator[tuple[int, str]]:

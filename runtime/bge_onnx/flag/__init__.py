@@ -3,9 +3,10 @@
     from bge_onnx.flag import BGEM3FlagModel    # was: from FlagEmbedding import BGEM3FlagModel
     model = BGEM3FlagModel("bge-m3-cpu-fp32")   # a bundle, or a Hub repository that holds one
 
-Mirrors FlagEmbedding 1.4.2, FlagEmbedding/inference. What differs: a bundle has one precision and one provider, so
-`use_fp16`, `use_bf16` and `devices` choose nothing, and are refused where the bundle cannot honour them; an empty list
-gives empty arrays; results do not depend on the batch, but for `compute_score`, which keeps that behaviour.
+Mirrors FlagEmbedding 1.4.2, FlagEmbedding/inference. What differs: a bundle has one precision and one provider.
+`use_fp16` and `use_bf16` choose nothing, as in FlagEmbedding on a CPU, where all is float32: export for the target
+wanted. `devices` of another provider are refused. An empty list gives empty arrays; results do not depend on the batch,
+but for `compute_score`, which keeps that behaviour.
 """
 
 from bge_onnx.flag.auto import FlagAutoModel

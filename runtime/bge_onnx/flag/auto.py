@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from bge_onnx.bundle import Bundle
 from bge_onnx.errors import InputError
-from bge_onnx.flag.arguments import Devices
+from bge_onnx.flag.base import Devices
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel
 from bge_onnx.hub import find_bundle
@@ -18,7 +18,7 @@ CLASSES: dict[str, type[FlagModel | BGEM3FlagModel]] = {
 
 
 class FlagAutoModel:
-    """Opens a bundle with the class that fits: BGEM3FlagModel where it has more heads than dense, else FlagModel.
+    """Opens a bundle with the class that fits: BGEM3FlagModel for bge-m3 and others with its heads, else FlagModel.
 
     FlagEmbedding decides by the folder's name and refuses names it does not know; a bundle knows what it is.
     """
@@ -31,7 +31,7 @@ class FlagAutoModel:
     def from_finetuned(
         cls,
         model_name_or_path: str,
-        model_class: str | None = None,
+        model_class: Any = None,
         normalize_embeddings: bool = True,
         use_fp16: bool = True,
         use_bf16: bool = False,
@@ -45,14 +45,15 @@ class FlagAutoModel:
     ) -> FlagModel | BGEM3FlagModel:
         """A FlagModel or BGEM3FlagModel with FlagEmbedding's arguments.
 
-        model_class  "encoder-only-base" or "encoder-only-m3"; None lets the bundle decide
-        Raises InputError: another class. BundleError: no such bundle.
+        model_class  "encoder-only-base" or "encoder-only-m3", or FlagEmbedding's enumeration; None: the bundle decides
+        Raises InputError, a ValueError: another class. BundleError: no such bundle.
         """
-        if model_class is not None and model_class not in CLASSES:
+        name = getattr(model_class, "value", model_class)
+        if name is not None and name not in CLASSES:
             raise InputError(f"model_class: expected one of {', '.join(CLASSES)}, found {model_class!r}.")
         bundle = Bundle.open(find_bundle(model_name_or_path, cache_dir=more.get("cache_dir")))
-        fitting = "encoder-only-m3" if len(bundle.outputs) > 1 else "encoder-only-base"
-        return CLASSES[model_class or fitting](
+        is_m3 = len(bundle.outputs) > 1 or bundle.model == "BAAI/bge-m3"
+        return CLASSES[name or ("encoder-only-m3" if is_m3 else "encoder-only-base")](
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from bge_onnx.embeddings import Vectors
-from bge_onnx.errors import InputError
-from bge_onnx.flag.arguments import Arguments, Devices, refuse, texts_of
+from bge_onnx.flag.base import AbsEmbedder, Devices, first_set, refuse, require_numpy
 
 
-class FlagModel:
+class FlagModel(AbsEmbedder):
     """Dense vectors with FlagEmbedding's arguments; `model_name_or_path` is a bundle or a Hub repository with one.
 
     Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/inference/embedder/encoder_only/base.py
@@ -36,9 +35,12 @@ class FlagModel:
         passage_max_length: int = 512,
         convert_to_numpy: bool = True,
         truncate_dim: int | None = None,
-        **more: Any,
+        **kwargs: Any,
     ) -> None:
-        self.arguments = Arguments(
+        del trust_remote_code  # a bundle holds no code
+        require_numpy(convert_to_numpy)
+        super().__init__(
+            model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,
             use_bf16=use_bf16,
@@ -46,61 +48,60 @@ class FlagModel:
             query_instruction_format=query_instruction_format,
             devices=devices,
             pooling_method=pooling_method,
-            trust_remote_code=trust_remote_code,
             cache_dir=cache_dir,
             batch_size=batch_size,
             query_max_length=query_max_length,
             passage_max_length=passage_max_length,
-            convert_to_numpy=convert_to_numpy,
             truncate_dim=truncate_dim,
-            more=more,
+            kwargs=kwargs,
         )
-        self.embedder = self.arguments.open(model_name_or_path)
 
     def encode_queries(
         self,
-        queries: str | Sequence[str],
+        queries: str | Iterable[str],
         batch_size: int | None = None,
         max_length: int | None = None,
         convert_to_numpy: bool | None = None,
-        **keywords: Any,
+        **kwargs: Any,
     ) -> Vectors:
-        """Vectors (N, D) of queries with their instruction, or (D,) of one string."""
-        texts, single = texts_of(queries)
-        prompted = [self.arguments.query_text(text) for text in texts]
-        limit = max_length or self.arguments.query_max_length
-        return self.encode(prompted[0] if single else prompted, batch_size, limit, convert_to_numpy, **keywords)
+        """Vectors (N, D) of queries with their instruction, or (D,) of one string; cut at `query_max_length` tokens."""
+        limit = first_set(max_length, self.query_max_length)
+        instruction = (self.query_instruction_for_retrieval, self.query_instruction_format)
+        return self.encode(queries, batch_size, limit, convert_to_numpy, *instruction, **kwargs)
 
     def encode_corpus(
         self,
-        corpus: str | Sequence[str],
+        corpus: str | Iterable[str],
         batch_size: int | None = None,
         max_length: int | None = None,
         convert_to_numpy: bool | None = None,
-        **keywords: Any,
+        **kwargs: Any,
     ) -> Vectors:
         """Vectors (N, D) of passages with their instruction, or (D,) of one string."""
-        texts, single = texts_of(corpus)
-        prompted = [self.arguments.passage_text(text) for text in texts]
-        return self.encode(prompted[0] if single else prompted, batch_size, max_length, convert_to_numpy, **keywords)
+        instruction = (self.passage_instruction_for_retrieval, self.passage_instruction_format)
+        return self.encode(corpus, batch_size, max_length, convert_to_numpy, *instruction, **kwargs)
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str],
         batch_size: int | None = None,  # noqa: ARG002 - batches are planned by tokens, and change no vector
         max_length: int | None = None,
         convert_to_numpy: bool | None = None,
-        **keywords: Any,
+        instruction: str | None = None,
+        instruction_format: str | None = None,
+        **kwargs: Any,
     ) -> Vectors:
-        """Vectors (N, D) float32 of texts as they are, or (D,) of one string; cut at `passage_max_length` tokens."""
-        refuse(keywords)
-        if convert_to_numpy is False:
-            raise InputError("convert_to_numpy=False: expected True; there is no PyTorch here. Use torch.from_numpy.")
-        texts, single = texts_of(sentences)
+        """Vectors (N, D) float32 of texts, or (D,) of one string; cut at `passage_max_length` tokens.
+
+        Raises InputError: things that are no texts (their index is named), a length over the model's limit.
+        """
+        refuse(kwargs)
+        require_numpy(convert_to_numpy)
+        texts, single = self._instructed(sentences, instruction, instruction_format)
         dense = self.embedder.embed(
             texts,
-            max_tokens=max_length or self.arguments.passage_max_length,
-            normalize=self.arguments.normalize_embeddings,
-            truncate_dim=self.arguments.dimension(self.embedder.bundle.dims["dense"]),
+            max_tokens=first_set(max_length, self.passage_max_length),
+            normalize=self.normalize_embeddings,
+            truncate_dim=self._truncate_dim(("dense",)),
         ).dense
         return dense[0] if single else dense

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors
 from bge_onnx.errors import InputError
-from bge_onnx.flag.arguments import Arguments, Devices, refuse, texts_of
-from bge_onnx.scores import check_pairs, check_weights, colbert_scores, lexical_score, score_pairs
+from bge_onnx.flag.base import AbsEmbedder, Devices, first_set, refuse
+from bge_onnx.scores import check_pairs, check_weights, colbert_scores, distinct, lexical_score, score_pairs
 
 Weights = Mapping[str, float]
-MODES = ("colbert", "sparse", "dense", "sparse+dense", "colbert+sparse+dense")
 
 
-class BGEM3FlagModel:
+class BGEM3FlagModel(AbsEmbedder):
     """All heads with FlagEmbedding's arguments; `model_name_or_path` is a bundle or a Hub repository with one.
 
     Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/inference/embedder/encoder_only/m3.py
@@ -46,10 +45,12 @@ class BGEM3FlagModel:
         return_sparse: bool = False,
         return_colbert_vecs: bool = False,
         truncate_dim: int | None = None,
-        **more: Any,
+        **kwargs: Any,
     ) -> None:
-        more.pop("convert_to_numpy", None)  # always numpy, in FlagEmbedding too
-        self.arguments = Arguments(
+        del trust_remote_code  # a bundle holds no code
+        kwargs.pop("convert_to_numpy", None)  # always numpy, in FlagEmbedding too
+        super().__init__(
+            model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,
             use_bf16=use_bf16,
@@ -57,16 +58,16 @@ class BGEM3FlagModel:
             query_instruction_format=query_instruction_format,
             devices=devices,
             pooling_method=pooling_method,
-            trust_remote_code=trust_remote_code,
             cache_dir=cache_dir,
             batch_size=batch_size,
             query_max_length=query_max_length,
             passage_max_length=passage_max_length,
             truncate_dim=truncate_dim,
-            more=more,
+            kwargs=kwargs,
         )
-        self.returned = {"dense": return_dense, "sparse": return_sparse, "colbert": return_colbert_vecs}
-        self.embedder = self.arguments.open(model_name_or_path)
+        self.return_dense = return_dense
+        self.return_sparse = return_sparse
+        self.return_colbert_vecs = return_colbert_vecs
         width = self.embedder.bundle.dims.get("colbert", colbert_dim)
         if colbert_dim > 0 and colbert_dim != width:
             name = self.embedder.bundle.name
@@ -74,62 +75,69 @@ class BGEM3FlagModel:
 
     def encode_queries(
         self,
-        queries: str | Sequence[str],
+        queries: str | Iterable[str],
         batch_size: int | None = None,
         max_length: int | None = None,
         return_dense: bool | None = None,
         return_sparse: bool | None = None,
         return_colbert_vecs: bool | None = None,
-        **keywords: Any,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """As `encode`, of queries with their instruction, cut at `query_max_length` tokens."""
-        texts, single = texts_of(queries)
-        prompted = [self.arguments.query_text(text) for text in texts]
-        limit = max_length or self.arguments.query_max_length
+        limit = first_set(max_length, self.query_max_length)
         heads = (return_dense, return_sparse, return_colbert_vecs)
-        return self.encode(prompted[0] if single else prompted, batch_size, limit, *heads, **keywords)
+        instruction = (self.query_instruction_for_retrieval, self.query_instruction_format)
+        return self.encode(queries, batch_size, limit, *heads, *instruction, **kwargs)
 
     def encode_corpus(
         self,
-        corpus: str | Sequence[str],
+        corpus: str | Iterable[str],
         batch_size: int | None = None,
         max_length: int | None = None,
         return_dense: bool | None = None,
         return_sparse: bool | None = None,
         return_colbert_vecs: bool | None = None,
-        **keywords: Any,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """As `encode`, of passages with their instruction."""
-        texts, single = texts_of(corpus)
-        prompted = [self.arguments.passage_text(text) for text in texts]
         heads = (return_dense, return_sparse, return_colbert_vecs)
-        return self.encode(prompted[0] if single else prompted, batch_size, max_length, *heads, **keywords)
+        instruction = (self.passage_instruction_for_retrieval, self.passage_instruction_format)
+        return self.encode(corpus, batch_size, max_length, *heads, *instruction, **kwargs)
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str],
         batch_size: int | None = None,  # noqa: ARG002 - batches are planned by tokens, and change no vector
         max_length: int | None = None,
         return_dense: bool | None = None,
         return_sparse: bool | None = None,
         return_colbert_vecs: bool | None = None,
-        **keywords: Any,
+        instruction: str | None = None,
+        instruction_format: str | None = None,
+        **kwargs: Any,
     ) -> dict[str, Any]:
-        """The vectors of texts as they are, in a dict of three keys; None where a head is not returned.
+        """The vectors of texts, in a dict of three keys; None where a head is not returned.
 
         dense_vecs       (N, D) float32
         lexical_weights  N defaultdicts, token id as a string to its weight
         colbert_vecs     N arrays (tokens - 1, C) float32
         Of one string, each without its list.
+        Raises InputError: things that are no texts (their index is named), a head that the bundle has not, a length
+        over the model's limit. AssertionError, as FlagEmbedding: no head.
         """
-        keywords.pop("convert_to_numpy", None)
-        refuse(keywords)
-        asked = {"dense": return_dense, "sparse": return_sparse, "colbert": return_colbert_vecs}
-        heads = tuple(head for head, one in asked.items() if (self.returned[head] if one is None else one))
+        kwargs.pop("convert_to_numpy", None)
+        refuse(kwargs)
+        asked = {
+            "dense": self.return_dense if return_dense is None else return_dense,
+            "sparse": self.return_sparse if return_sparse is None else return_sparse,
+            "colbert": self.return_colbert_vecs if return_colbert_vecs is None else return_colbert_vecs,
+        }
+        heads = tuple(head for head, one in asked.items() if one)
         if not heads:
             raise AssertionError("expected one of return_dense, return_sparse and return_colbert_vecs, found none")
-        texts, single = texts_of(sentences)
-        found = self._embed(texts, heads, max_length or self.arguments.passage_max_length, cut=True)
+        texts, single = self._instructed(sentences, instruction, instruction_format)
+        limit = first_set(max_length, self.passage_max_length)
+        found = self._embed(texts, heads, limit, truncate_dim=self._truncate_dim(heads))
         result: dict[str, Any] = {
             "dense_vecs": found.dense if "dense" in heads else None,
             "lexical_weights": [_weights(row) for row in found.sparse] if "sparse" in heads else None,
@@ -138,13 +146,19 @@ class BGEM3FlagModel:
         return {key: value[0] if single and value is not None else value for key, value in result.items()}
 
     def convert_id_to_token(self, lexical_weights: Weights | Sequence[Weights]) -> Any:
-        """The same weights by token text: a dict of one, a list of several."""
+        """The same weights by token text: a dict of one, a list of several. Raises InputError: ids of no token."""
         rows = [lexical_weights] if isinstance(lexical_weights, Mapping) else lexical_weights
-        decode = self.embedder.tokenizer.backend.decode
-        named = [
-            {decode([int(token)], skip_special_tokens=False): weight for token, weight in row.items()} for row in rows
-        ]
+        named = [{self._token(token): weight for token, weight in row.items()} for row in rows]
         return named[0] if len(named) == 1 else named
+
+    def _token(self, token_id: str) -> str:
+        backend = self.embedder.tokenizer.backend
+        if not str(token_id).isdecimal() or int(token_id) >= backend.get_vocab_size():
+            raise InputError(
+                f"lexical_weights: expected token ids from 0 to {backend.get_vocab_size() - 1}, found {token_id!r}"
+            )
+        token: str = backend.decode([int(token_id)], skip_special_tokens=False)
+        return token
 
     def compute_lexical_matching_score(
         self, lexical_weights_1: Weights | Sequence[Weights], lexical_weights_2: Weights | Sequence[Weights]
@@ -172,7 +186,7 @@ class BGEM3FlagModel:
         max_query_length: int | None = None,
         max_passage_length: int | None = None,
         weights_for_different_modes: Sequence[float] | None = None,
-        **keywords: Any,
+        **kwargs: Any,
     ) -> dict[str, Any] | list[Any]:
         """Scores of pairs by five modes, lists of floats; of one pair, floats.
 
@@ -180,35 +194,41 @@ class BGEM3FlagModel:
         longest has rows of zeros, which win over negative token scores. So a ColBERT score depends on the batch;
         `Embedder.score` gives those that do not.
         """
-        refuse(keywords)
-        if isinstance(sentence_pairs, list) and not sentence_pairs:
+        refuse(kwargs)
+        if not sentence_pairs:
             return []
         single = isinstance(sentence_pairs[0], str)
-        pairs: list[Any] = [sentence_pairs] if single else list(sentence_pairs)
-        check_pairs(pairs)
+        pairs = check_pairs([sentence_pairs] if single else sentence_pairs)  # type: ignore[list-item,arg-type]
         weights = check_weights((1.0, 1.0, 1.0) if weights_for_different_modes is None else weights_for_different_modes)
-        query_limit = max_query_length or self.arguments.query_max_length
-        passage_limit = max_passage_length or self.arguments.passage_max_length
-        queries = self._embed([query for query, _ in pairs], HEADS, query_limit)
-        passages = self._embed([passage for _, passage in pairs], HEADS, passage_limit)
-        size = batch_size or self.arguments.batch_size
-        longest = [max(len(passages.colbert[row]) for row in range(start, min(start + size, len(pairs))))
-                   for start in range(0, len(pairs), size)]  # fmt: skip
-        floors = [0.0 if len(rows) < longest[row // size] else -np.inf for row, rows in enumerate(passages.colbert)]
-        found = score_pairs(queries, passages, [(row, row) for row in range(len(pairs))], weights, floors=floors)
-        scores = {mode: found[mode].tolist() for mode in MODES}
+        limits = (
+            first_set(max_query_length, self.query_max_length),
+            first_set(max_passage_length, self.passage_max_length),
+        )
+        size = first_set(batch_size, self.batch_size)
+        batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        scored = [self._score_batch(batch, limits, weights) for batch in batches]
+        scores = {mode: np.concatenate([part[mode] for part in scored]).tolist() for mode in scored[0]}
         return {mode: values[0] for mode, values in scores.items()} if single else scores
 
-    def _embed(self, texts: list[str], heads: Sequence[str], max_tokens: int, *, cut: bool = False) -> Embeddings:
+    def _score_batch(
+        self, pairs: Sequence[tuple[str, str]], limits: tuple[int, int], weights: tuple[float, float, float]
+    ) -> dict[str, Vectors]:
+        """A passage's token scores do not fall below those of the rows of zeros with which FlagEmbedding pads it."""
+        queries, query_of = distinct([query for query, _ in pairs])
+        passages, passage_of = distinct([passage for _, passage in pairs])
+        of_passages = self._embed(passages, HEADS, limits[1])
+        longest = max(len(rows) for rows in of_passages.colbert)
+        floors = [0.0 if len(rows) < longest else -np.inf for rows in of_passages.colbert]
+        places = list(zip(query_of, passage_of, strict=True))
+        return score_pairs(self._embed(queries, HEADS, limits[0]), of_passages, places, weights, floors=floors)
+
+    def _embed(
+        self, texts: list[str], heads: Sequence[str], max_tokens: int, *, truncate_dim: int | None = None
+    ) -> Embeddings:
         """`compute_score` does not cut to `truncate_dim`, `encode` does."""
-        bundle = self.embedder.bundle
-        cuts = cut and any(head != "sparse" for head in heads)
+        normalize = self.normalize_embeddings
         return self.embedder.embed(
-            texts,
-            heads=heads,
-            max_tokens=max_tokens,
-            normalize=self.arguments.normalize_embeddings,
-            truncate_dim=self.arguments.dimension(bundle.dims["dense"]) if cuts else None,
+            texts, heads=heads, max_tokens=max_tokens, normalize=normalize, truncate_dim=truncate_dim
         )
 
 

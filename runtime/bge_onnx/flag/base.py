@@ -1,0 +1,133 @@
+"""What FlagEmbedding's classes share: the constructor's arguments, instructions and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bge_onnx.embedder import Embedder
+from bge_onnx.errors import InputError, ProviderError
+from bge_onnx.tokenizer import check_texts
+
+Devices = str | int | list[str] | list[int] | None
+
+DEFAULT_TOKENS = 512
+"""FlagEmbedding's default length of queries and passages, whatever the model's limit is."""
+
+
+class AbsEmbedder:
+    """Arguments with FlagEmbedding's names, as attributes that each call reads anew: they may be assigned to.
+
+    Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/abc/inference/AbsEmbedder.py
+    Raises InputError, ProviderError: an argument that the bundle cannot honour. BundleError: no such bundle.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        *,
+        normalize_embeddings: bool,
+        use_fp16: bool,
+        use_bf16: bool,
+        query_instruction_for_retrieval: str | None,
+        query_instruction_format: str,
+        devices: Devices,
+        pooling_method: str,
+        cache_dir: str | None,
+        batch_size: int,
+        query_max_length: int,
+        passage_max_length: int,
+        truncate_dim: int | None,
+        kwargs: dict[str, Any],
+    ) -> None:
+        unknown = set(kwargs) - {"passage_instruction_for_retrieval", "passage_instruction_format"}
+        if unknown:
+            raise InputError(
+                f"expected FlagEmbedding's arguments, found {', '.join(sorted(unknown))}.\n"
+                "    They do nothing here: leave them out."
+            )
+        self.embedder = Embedder.open(model_name_or_path, cache_dir=cache_dir)
+        self.model_name_or_path = model_name_or_path
+        self.normalize_embeddings = normalize_embeddings
+        self.use_fp16 = use_fp16
+        self.use_bf16 = use_bf16
+        self.query_instruction_for_retrieval = query_instruction_for_retrieval
+        self.query_instruction_format = query_instruction_format
+        self.passage_instruction_for_retrieval = kwargs.get("passage_instruction_for_retrieval")
+        self.passage_instruction_format = kwargs.get("passage_instruction_format", "{}{}")
+        self.pooling_method = pooling_method
+        self.batch_size = batch_size
+        limit = self.embedder.bundle.max_tokens
+        # a default is no wish: models for shorter texts take what they can
+        self.query_max_length = min(query_max_length, limit) if query_max_length == DEFAULT_TOKENS else query_max_length
+        self.passage_max_length = (
+            min(passage_max_length, limit) if passage_max_length == DEFAULT_TOKENS else passage_max_length
+        )
+        self.truncate_dim = truncate_dim
+        self._check_pooling()
+        self.target_devices = self._target_devices(devices)
+
+    @staticmethod
+    def get_detailed_instruct(instruction_format: str, instruction: str, sentence: str) -> str:
+        r"""Instruction and text in the template; a literal \n in it is a newline."""
+        return instruction_format.replace("\\n", "\n").format(instruction, sentence)
+
+    def stop_self_pool(self) -> None:
+        """Do nothing: there are no processes to stop. Kept because FlagEmbedding's users call it."""
+
+    def _instructed(
+        self, sentences: str | Iterable[str], instruction: str | None, instruction_format: str | None
+    ) -> tuple[list[str], bool]:
+        """The texts with their instruction, and whether they were one string. Raises InputError: they are no texts."""
+        texts = check_texts([sentences] if isinstance(sentences, str) else sentences)
+        if instruction is not None:
+            template = "{}{}" if instruction_format is None else instruction_format
+            texts = [self.get_detailed_instruct(template, instruction, text) for text in texts]
+        return texts, isinstance(sentences, str)
+
+    def _truncate_dim(self, heads: Sequence[str]) -> int | None:
+        """`truncate_dim` where it cuts anything of these vectors; like a slice, it may be larger than they are."""
+        widths = [width for head, width in self.embedder.bundle.dims.items() if head in heads and head != "sparse"]
+        if self.truncate_dim is None or not widths or self.truncate_dim >= max(widths):
+            return None
+        return self.truncate_dim
+
+    def _check_pooling(self) -> None:
+        bundle = self.embedder.bundle
+        if self.pooling_method.removesuffix("_token") != bundle.pooling:
+            raise InputError(
+                f"pooling_method: expected {bundle.pooling!r}, with which {bundle.name} was exported, found "
+                f"{self.pooling_method!r}.\n    Pass that, or export another bundle with --pooling."
+            )
+
+    def _target_devices(self, devices: Devices) -> list[str]:
+        """The one device of the bundle's provider. Raises ProviderError: another kind, or several, are asked for."""
+        runs_on = "cpu" if self.embedder.bundle.provider == "CPUExecutionProvider" else "cuda"
+        asked = devices if isinstance(devices, list) else [runs_on if devices is None else devices]
+        names = [f"cuda:{device}" if isinstance(device, int) else str(device) for device in asked]
+        if {name.split(":")[0] for name in names} != {runs_on} or len(names) > 1:
+            raise ProviderError(
+                f"devices: expected {runs_on!r}, for which the bundle {self.embedder.bundle.name} is lowered, found "
+                f"{devices!r}.\n    Export a bundle for that target; for several devices start a process on each."
+            )
+        return names
+
+
+def first_set(value: int | None, default: int) -> int:
+    """`value`, or `default` where it is None."""
+    return default if value is None else value
+
+
+def refuse(keywords: dict[str, Any]) -> None:
+    """FlagEmbedding hands further keywords to its tokenizer; here they would do nothing. Raises InputError."""
+    if keywords:
+        raise InputError(
+            f"expected FlagEmbedding's own arguments, found {', '.join(sorted(keywords))}.\n"
+            "    Keywords for a transformers tokenizer have no meaning here: leave them out."
+        )
+
+
+def require_numpy(convert_to_numpy: bool | None) -> None:
+    """Raise InputError: tensors are asked for."""
+    if convert_to_numpy is False:
+        raise InputError("convert_to_numpy=False: expected True; there is no PyTorch here. Use torch.from_numpy.")

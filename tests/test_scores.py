@@ -1,0 +1,107 @@
+"""Scores between vectors: of every head, of pairs, and what is no score."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from bge_onnx import InputError, colbert_score, colbert_scores, hybrid, lexical_score, scores
+
+ALL = ("dense", "sparse", "colbert")
+ROWS = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
+
+
+def test_the_five_scores_of_pairs(m3):
+    """Every mode is what its definition says, and a pair's scores do not depend on the other pairs."""
+    pairs = [("ab cd", "cd ef gh"), ("xy", "ab cd"), ("ab cd", "ab")]
+    found = m3.score(pairs, weights=(0.4, 0.2, 0.4))
+    queries = m3.embed([query for query, _ in pairs], heads=ALL)
+    passages = m3.embed([passage for _, passage in pairs], heads=ALL)
+    for index in range(len(pairs)):
+        left, right = queries.sparse[index], passages.sparse[index]
+        sparse = sum(weight * right.get(token, 0) for token, weight in left.items())
+        colbert = (queries.colbert[index] @ passages.colbert[index].T).max(axis=1).mean()
+        dense = queries.dense[index] @ passages.dense[index]
+        wanted = {
+            "colbert": colbert,
+            "sparse": sparse,
+            "dense": dense,
+            "sparse+dense": (0.2 * sparse + 0.4 * dense) / 0.6,
+        }
+        wanted["colbert+sparse+dense"] = 0.4 * colbert + 0.2 * sparse + 0.4 * dense
+        assert {mode: found[mode][index] for mode in found} == pytest.approx(wanted, abs=1e-6)
+    alone = m3.score(pairs[1:2], weights=(0.4, 0.2, 0.4))
+    assert {mode: alone[mode][0] for mode in alone} == pytest.approx({mode: found[mode][1] for mode in found}, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [(1, 2), (1, 2, 3, 4), (1, -1, 0), (0, 0, 0), "abc", (1, None, 1), (1, math.nan, 1), (0.1, 0.2, -0.3), b"abc"],
+)
+def test_weights_that_are_none(m3, weights):
+    """Weights that are not three numbers, or have the sum 0, are refused with what they were."""
+    with pytest.raises(InputError, match="weights: expected three numbers"):
+        m3.score([("a", "b")], weights=weights)
+
+
+def test_many_pairs_are_scored_in_parts(m3, monkeypatch):
+    """Pairs that do not fit into one part give the same scores, in order; an iterator is as good as a list."""
+    pairs = [("ab cd", "cd ef gh"), ("xy", "ab cd"), ("ab cd", "ab"), ("xy", "xy")]
+    whole = m3.score(zip(*zip(*pairs, strict=True), strict=True))
+    monkeypatch.setattr("bge_onnx.embedder.SCORE_PAIRS", 3)
+    parts = m3.score(pairs)
+    assert list(whole) == list(parts)
+    np.testing.assert_allclose([*parts.values()], [*whole.values()], atol=1e-6)
+    assert [len(values) for values in m3.score([]).values()] == [0] * 5
+
+
+def test_scores_without_a_weight_are_no_numbers(m3):
+    """Where dense and sparse weigh nothing, their weighted mean is no number, as in FlagEmbedding."""
+    found = m3.score([("ab", "ab cd")], weights=(0, 0, 1))
+    assert np.isnan(found["sparse+dense"]).all()
+    assert found["colbert+sparse+dense"] == found["colbert"]
+
+
+def test_colbert_scores_in_parts(monkeypatch):
+    """Many passages go through several products and give what each gives alone; a floor lifts token scores."""
+    passages = [ROWS[:1], ROWS[1:4], -ROWS[4:], ROWS]
+    alone = [(ROWS[:2] @ passage.T).max(axis=1).mean() for passage in passages]
+    monkeypatch.setattr(scores, "COLBERT_SCORES", 8)
+    np.testing.assert_allclose(colbert_scores(ROWS[:2], passages), alone, atol=1e-6)
+    floored = np.maximum(ROWS[:2] @ -ROWS[4:].T, 0).max(axis=1).mean()
+    found = colbert_scores(ROWS[:2], passages, floors=np.array([-np.inf, -np.inf, 0, -np.inf], dtype=np.float32))
+    np.testing.assert_allclose(found, [*alone[:2], floored, alone[3]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "passage"),
+    [(ROWS, ROWS[:0]), (ROWS[:0], ROWS), (ROWS, ROWS[0]), (ROWS, ROWS[:, :3]), (ROWS, "abc"), (ROWS, {"1": 0.5})],
+)
+def test_rows_that_are_none(query, passage):
+    """An empty passage, a vector, rows of another width and things that are no arrays are refused."""
+    with pytest.raises(InputError, match=r"colbert: expected one or more rows \(T, C\) of one width C as "):
+        colbert_score(query, passage)
+
+
+@pytest.mark.parametrize(
+    ("query", "passage", "message"),
+    [
+        ({5: 0.5}, {"5": 0.5}, "expected token ids of one type, found int in the query, str in the passage"),
+        ({5: 0.5}, [0.5], r"expected a mapping of token id to weight as passage, found \[0.5\]"),
+        ({5: "x"}, {5: 0.5}, "expected a mapping of token id to weight as query"),
+    ],
+)
+def test_weights_that_do_not_match(query, passage, message):
+    """Ids as numbers against ids as strings would match nowhere and score 0: refused, as is what is no mapping."""
+    with pytest.raises(InputError, match=message):
+        lexical_score(query, passage)
+
+
+def test_hybrid_takes_numbers_and_arrays_of_one_shape():
+    """Three numbers give a number, three arrays an array; shapes that differ are refused, not broadcast."""
+    assert hybrid(0.5, 0.2, 0.8, (1, 1, 2)) == pytest.approx(0.575)
+    np.testing.assert_allclose(hybrid([0.5, 1], [0.2, 0], [0.8, 2]), [0.5, 1], atol=1e-6)
+    with pytest.raises(InputError, match=r"hybrid: expected scores of one shape, found \(2,\), \(1,\), \(\)"):
+        hybrid([0.5, 1], [0.2], 0.8)
