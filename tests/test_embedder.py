@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_onnx import Embedder, InputError, similarity, top_k
-from bge_onnx import session as session_file
-from bge_onnx.session import TOGETHER_TOKENS
+from bge_onnx.session import TOGETHER_TOKENS, Session
 
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 130, 257]
 
@@ -66,13 +65,13 @@ def test_trained_vectors_are_bit_for_bit_the_same_everywhere(minilm_bundle, data
 def test_many_batches_take_several_threads(tiny, monkeypatch):
     """Work for several cores runs on a session of one thread, from as many Python threads as there are cores."""
     seen = set()
-    run_one = session_file._run_one
+    run_one = Session._run_one
 
-    def spy(session, batch, names):
+    def spy(self, session, batch, names):
         seen.add((threading.current_thread().name, session.get_session_options().intra_op_num_threads))
-        return run_one(session, batch, names)
+        return run_one(self, session, batch, names)
 
-    monkeypatch.setattr(session_file, "_run_one", spy)
+    monkeypatch.setattr(Session, "_run_one", spy)
     tiny.embed_token_ids(token_ids([257] * 40), budget_tokens=257)
     assert len(seen) == 2
     assert {threads for _, threads in seen} == {1}

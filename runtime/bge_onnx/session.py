@@ -9,11 +9,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
-from bge_onnx.bundle import Bundle
+from bge_onnx.bundle import QUERY_TOKENS, Bundle
 from bge_onnx.errors import BundleError, ProviderError
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -40,7 +41,7 @@ class Session:
     def run(self, batches: Sequence[Batch], names: Sequence[str]) -> Iterator[tuple[Batch, Outputs]]:
         """Each batch with the graph outputs `names`, as they get ready.
 
-        Nothing is computed that these outputs do not need.
+        Where they are the dense vectors alone, the last layer is computed for no token that these do not need.
 
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
@@ -48,7 +49,7 @@ class Session:
         if len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS:
             session = self.load(self.threads)
             for batch in batches:
-                yield batch, _run_one(session, batch, names)
+                yield batch, self._run_one(session, batch, names)
             return
         yield from self._spread(batches, names)
 
@@ -59,7 +60,7 @@ class Session:
         try:
             while True:
                 for batch in itertools.islice(left, 2 * self.threads - len(waiting)):
-                    waiting.add(pool.submit(lambda batch: (batch, _run_one(session, batch, names)), batch))
+                    waiting.add(pool.submit(lambda batch: (batch, self._run_one(session, batch, names)), batch))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -74,14 +75,15 @@ class Session:
                 self._sessions[intra_op_threads] = _load(self.bundle, intra_op_threads)
             return self._sessions[intra_op_threads]
 
-
-def _run_one(session: ort.InferenceSession, batch: Batch, names: Sequence[str]) -> Outputs:
-    feeds = {"input_ids": batch.input_ids}
-    if batch.attention_mask is not None:
-        feeds["attention_mask"] = batch.attention_mask
-    options = ort.RunOptions()
-    options.only_execute_path_to_fetches = True
-    return dict(zip(names, session.run(names, feeds, options), strict=True))
+    def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str]) -> Outputs:
+        inputs = {node.name for node in session.get_inputs()}
+        feeds = {"input_ids": batch.input_ids}
+        if batch.attention_mask is not None:
+            feeds["attention_mask"] = batch.attention_mask
+        if QUERY_TOKENS in inputs:
+            dense = {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}
+            feeds[QUERY_TOKENS] = np.array([1 if dense.issuperset(names) else batch.input_ids.shape[1]])
+        return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def _load(bundle: Bundle, intra_op_threads: int) -> ort.InferenceSession:

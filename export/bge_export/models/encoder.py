@@ -16,6 +16,7 @@ from bge_export.heads import COLBERT, SPARSE, Wanted
 from bge_export.ops import Attributes, Graph
 from bge_export.pooling import pool
 from bge_export.weights import Array, Shape, Weights
+from bge_onnx.bundle import QUERY_TOKENS
 from bge_onnx.errors import CheckpointError
 
 
@@ -121,8 +122,9 @@ class Encoder:
         """The whole model from the sum of its embeddings (B, T, D) and the attention mask (B, T) int64.
 
         The last layer's queries, output projection and FFN are computed for the CLS token alone where `dense` needs no
-        more (`wanted.prune`), and for all tokens where another output does; keys and values are shared. ONNX Runtime
-        runs what the asked outputs need (`only_execute_path_to_fetches`): `dense` is the same whatever else is asked.
+        more (`wanted.prune`). Where other outputs need all tokens, a graph input says how many tokens from the first on
+        are computed: 1 for `dense`, T for the others. (ONNX Runtime 1.32 runs every node, whatever is asked for:
+        `only_execute_path_to_fetches` does nothing in its inference builds.)
         """
         bias = self.graph.call("attention_bias", "attention_bias", mask)
         hidden = self.layer_norm("embeddings.LayerNorm", summed)
@@ -131,19 +133,17 @@ class Encoder:
             hidden = self.attend(number, hidden, *self.keys_and_values(number, hidden), bias)
         key, value = self.keys_and_values(last, hidden)
         outputs: dict[str, tuple[ir.Value, list[int | str]]] = {}
-        states = None
-        if wanted.token_states or not wanted.prunes:
-            states = self.attend(last, hidden, key, value, bias)
-        if wanted.prunes:
-            first = self.graph.call("first_token", "pooling", hidden)
-            dense = self.graph.call("drop_token_axis", "pooling", self.attend(last, first, key, value, bias))
+        if wanted.prunes and wanted.token_states:
+            queries = self.graph.call("leading_tokens", "pooling", hidden, self.graph.input(QUERY_TOKENS, [1]))
+        elif wanted.prunes:
+            queries = self.graph.call("first_token", "pooling", hidden)
         else:
-            assert states is not None
-            dense = pool(self.graph, states, mask, wanted.pooling)
+            queries = hidden
+        states = self.attend(last, queries, key, value, bias)
+        dense = pool(self.graph, states, mask, wanted.pooling)
         self._add(outputs, "dense", dense, ["B", self.config.hidden_size], wanted)
-        if states is not None:
-            if wanted.token_states:
-                outputs["token_states"] = (states, ["B", "T", self.config.hidden_size])
+        if wanted.token_states:
+            outputs["token_states"] = (states, ["B", "Q" if wanted.prunes else "T", self.config.hidden_size])
             self._add_heads(outputs, states, mask, wanted)
         return self.graph.finish(outputs)
 
@@ -155,7 +155,10 @@ class Encoder:
         """
         if "sparse" in wanted.heads:
             scores = self.linear(SPARSE, states)
-            outputs["sparse"] = (self.graph.call("sparse_weights", SPARSE, scores), ["B", "T"])
+            outputs["sparse"] = (
+                self.graph.call("sparse_weights", SPARSE, scores),
+                ["B", "Q" if wanted.prunes else "T"],
+            )
         if "colbert" in wanted.heads:
             rows = self.graph.call("without_first", COLBERT, states)
             rows = self.graph.call("mask_rows", COLBERT, self.linear(COLBERT, rows), mask)
