@@ -16,12 +16,14 @@ import transformers
 from tokenizers import Tokenizer, normalizers
 from tqdm import tqdm
 
+from bge_export import checkpoint_tokenizer
 from bge_export.checkpoint import POOLING_FLAGS, Recipe
 from bge_export.lowering.targets import Target
 from bge_onnx.bundle import MANIFEST, Bundle, FileRecord, sha256_of
 from bge_onnx.errors import CheckpointError
 
 TOKENIZER = "tokenizer.json"
+SPECIAL = ("pad", "bos", "cls", "sep", "eos", "unk", "mask")
 
 
 def write_graph(folder: Path, model: ir.Model, target: Target, *, progress: bool) -> None:
@@ -62,7 +64,7 @@ def _os_errors() -> Iterator[None]:
 def write_tokenizer(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe) -> dict[str, int]:
     """Write `tokenizer.json`, without the padding and truncation some checkpoints store in it; returns special ids.
 
-    Raises CheckpointError: a template without [CLS] and [SEP].
+    Raises CheckpointError: a template without the tokens at a text's ends.
     """
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
@@ -70,12 +72,13 @@ def write_tokenizer(folder: Path, tokenizer: transformers.PreTrainedTokenizerBas
     if recipe.lower_cased:
         inner = [backend.normalizer] if backend.normalizer else []
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inner])
-    special = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in ("pad", "cls", "sep", "eos", "unk", "mask")}
-    empty = backend.encode("").ids
-    if empty != [special["cls"], special["sep"]]:
+    special = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in SPECIAL}
+    if special["pad"] is None:  # decoders have none; a batch of equal lengths needs none
+        special["pad"] = special["eos"]
+    empty, ends = backend.encode("").ids, checkpoint_tokenizer.ends(tokenizer)
+    if empty != [*ends]:
         raise CheckpointError(
-            f"the tokenizer: expected an empty text to become [CLS] [SEP] ({special['cls']}, {special['sep']}), "
-            f"found {empty}.\n"
+            f"the tokenizer: expected an empty text to become its first and last token {ends}, found {empty}.\n"
             "    Its tokenizer.json lacks the template; save it again with the tokenizer's own library."
         )
     with _os_errors():

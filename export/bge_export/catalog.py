@@ -94,6 +94,61 @@ BGE_M3 = Entry(
     heads=("dense", "sparse", "colbert"),
 )
 
+BGE_EN_ICL = Entry(
+    repository="BAAI/bge-en-icl",
+    revision="971c7e1445cc86656ca0bd85ed770b8675a40bb5",
+    licence="apache-2.0",
+    parameters=7_110_672_384,
+    config={
+        "model_type": "mistral",
+        "vocab_size": 32003,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "hidden_act": "silu",
+        "dtype": "bfloat16",  # half the disk; BAAI's is float32
+    },
+    query_prompt="",  # made of an instruction and examples
+    lower_case=False,
+    pooling="last",
+    max_tokens=32768,
+)
+
+BGE_GEMMA2 = Entry(
+    repository="BAAI/bge-multilingual-gemma2",
+    revision="992e13d8984fde2c31ef8a3cb2c038aeec513b8a",
+    licence="gemma",
+    parameters=9_241_713_152,
+    config={
+        "model_type": "gemma2",
+        "vocab_size": 256002,
+        "hidden_size": 3584,
+        "num_hidden_layers": 42,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 256,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "sliding_window": 4096,
+        "query_pre_attn_scalar": 256,
+        "attn_logit_softcapping": 50.0,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "dtype": "bfloat16",
+    },
+    query_prompt="<instruct>Given a web search query, retrieve relevant passages that answer the query.\n<query>",
+    lower_case=False,
+    pooling="last",
+    max_tokens=8192,
+)
+
 # Revisions: embeddings-benchmark/mteb, mteb/models/bge_models.py, the registry of what was evaluated.
 ENTRIES = (
     _bert("bge-small-en", "4778d71a06863076696b03fd2777eb118712cad8", 33_360_000),
@@ -109,6 +164,8 @@ ENTRIES = (
     _bert("bge-base-zh-v1.5", "f03589ceff5aac7111bd60cfc7d497ca17ecac65", 102_267_648),
     _bert("bge-large-zh-v1.5", "79e7739b6ab944e86d6171e44d24c997fc1e0116", 325_522_432),
     BGE_M3,
+    BGE_EN_ICL,
+    BGE_GEMMA2,
 )
 
 

@@ -8,34 +8,68 @@ from pathlib import Path
 import sentencepiece
 import tokenizers
 import transformers
+from tokenizers import processors
 
 from bge_onnx.errors import CheckpointError
 
-JSON, SENTENCEPIECE, WORDPIECE = "tokenizer.json", "sentencepiece.bpe.model", "vocab.txt"
 READERS: dict[str, Callable[[str], object]] = {
-    JSON: tokenizers.Tokenizer.from_file,
-    SENTENCEPIECE: sentencepiece.SentencePieceProcessor,
+    "tokenizer.json": tokenizers.Tokenizer.from_file,
+    "sentencepiece.bpe.model": sentencepiece.SentencePieceProcessor,
+    "tokenizer.model": sentencepiece.SentencePieceProcessor,
+    "vocab.txt": Path,
 }
+"""The files that a tokenizer may be in, best first, and what reads them."""
 
 
 def load(folder: Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer, padding on the right. Raises CheckpointError: there is none, or its file is damaged."""
-    file = next((folder / name for name in (JSON, SENTENCEPIECE, WORDPIECE) if (folder / name).is_file()), None)
+    file = next((folder / name for name in READERS if (folder / name).is_file()), None)
     if not file:  # transformers makes one up
         raise CheckpointError(
-            f"{folder}: expected a tokenizer ({JSON}, {SENTENCEPIECE} or {WORDPIECE}), found none.\n"
+            f"{folder}: expected a tokenizer ({', '.join(READERS)}), found none of them.\n"
             "    Give the folder that holds config.json, the weights and the tokenizer."
         )
     try:  # transformers' own complaint about a damaged file is that tiktoken is missing
-        if file.name in READERS:
-            READERS[file.name](str(file))
+        READERS[file.name](str(file))
     except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
         raise CheckpointError(
             f"{file}: expected a tokenizer, found {error}.\n    Download the checkpoint again."
         ) from None
     tokenizer: transformers.PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.padding_side = "right"
+    _frame(tokenizer, file)
     return tokenizer
+
+
+def ends(tokenizer: transformers.PreTrainedTokenizerBase) -> tuple[int, int]:
+    """The ids that every text begins and ends with: [CLS] and [SEP], or the begin and end tokens of a decoder."""
+    begin, end = tokenizer.cls_token_id, tokenizer.sep_token_id
+    if begin is None:
+        begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return begin, end  # `load` has refused a tokenizer without them
+
+
+def _frame(tokenizer: transformers.PreTrainedTokenizerBase, file: Path) -> None:
+    """Put begin and end tokens around a decoder's texts, where the tokenizer does not.
+
+    The vector is the end token's state. transformers 5 drops `add_eos_token` of tokenizer_config.json where there is a
+    tokenizer.json, and the last word would be pooled instead.
+    Raises CheckpointError: a tokenizer without such tokens.
+    """
+    begin, end = ends(tokenizer)
+    if begin is None or end is None:
+        raise CheckpointError(
+            f"{file}: expected a token that begins every text and one that ends it, found {begin} and {end}.\n"
+            "    Add bos_token and eos_token (or cls_token and sep_token) to tokenizer_config.json."
+        )
+    backend = tokenizer.backend_tokenizer
+    if tokenizer.cls_token_id is None and backend.encode("").ids != [begin, end]:
+        names = tokenizer.bos_token, tokenizer.eos_token
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{names[0]} $A {names[1]}",
+            pair=f"{names[0]} $A {names[1]} $B {names[1]}",
+            special_tokens=[(names[0], begin), (names[1], end)],
+        )
 
 
 def keeps_case(folder: Path) -> bool:

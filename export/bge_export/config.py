@@ -42,13 +42,16 @@ def read_json(path: Path, kind: type[dict[str, Any] | list[Any]] = dict) -> Any:
 
 def parse_config(kind: type[C], record: dict[str, Any], path: Path) -> C:
     """`record` as a `kind`. Raises CheckpointError listing every key that is missing, unknown or not supported."""
+    record = getattr(kind, "flatten", dict)(record)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     faults = [f"{key}   missing" for key, field in fields.items() if key not in record and _is_needed(field)]
     for key, value in record.items():
         if key in fields:
+            if value is None and "None" in str(fields[key].type):
+                continue
             if not isinstance(value, int | float) or isinstance(value, bool):
                 faults.append(f"{key}   expected a number, found {value!r}")
-            elif fields[key].type == "int" and (not isinstance(value, int) or value < 0):
+            elif str(fields[key].type).startswith("int") and (not isinstance(value, int) or value < 0):
                 faults.append(f"{key}   expected a whole number, found {value!r}")
         elif key in kind.required:
             if value != kind.required[key]:

@@ -18,7 +18,7 @@ from bge_export.config import parse_config, read_json
 from bge_export.folder import atomic_folder, require_free
 from bge_export.heads import Wanted
 from bge_export.lowering import lower
-from bge_export.lowering.targets import TARGETS, Target
+from bge_export.lowering.targets import DECODERS, TARGETS, Target
 from bge_export.models import MODELS
 from bge_export.weights import Weights, sha256_of, weight_files
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder
@@ -95,7 +95,7 @@ def _write_tokenizer(out: Path, checkpoint: Path, recipe: Recipe, target: Target
 
 def _wanted(recipe: Recipe, target: Target) -> Wanted:
     """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
-    more = recipe.heads != ("dense",) or recipe.max_tokens > MCLS_ABOVE_TOKENS
+    more = recipe.heads != ("dense",) or (recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls")
     return Wanted(
         pooling=recipe.pooling,
         normalize=recipe.normalize,
@@ -216,7 +216,20 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe]:
         )
     config = parse_config(MODELS[model_type].Config, record, path)
     limit = MODELS[model_type].position_limit(config)
-    return config, read_recipe(folder, catalog.find(request.model), limit, request.options)
+    recipe = read_recipe(folder, catalog.find(request.model), limit, request.options)
+    target = _target(request.target)
+    if model_type not in target.model_types:
+        raise CheckpointError(
+            f"target: expected one for {model_type} models, "
+            f"{', '.join(name for name, one in TARGETS.items() if model_type in one.model_types)}, "
+            f"found {request.target}."
+        )
+    if model_type in DECODERS and (recipe.pooling != "last" or recipe.heads != ("dense",)):
+        raise CheckpointError(
+            f"{folder}: expected pooling last and the head dense for a {model_type} model, found {recipe.pooling} and "
+            f"{', '.join(recipe.heads)}.\n    Add --pooling last."
+        )
+    return config, recipe
 
 
 def _describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:

@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import json
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import save_file
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bge_export.config import parse_config
 from bge_export.heads import FILES
 from bge_export.models import MODELS
-from bge_export.weights import Array, Shape
+from bge_export.weights import Shape
 
 SHARD_BYTES = 256 << 20
+CHUNK_ROWS = 8192
+# Of the decoders: special tokens at the beginning and at the end of the vocabulary, and tokenizer_config.json.
+DECODER_TOKENS: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]] = {
+    "mistral": (
+        ("<unk>", "<s>", "</s>"),
+        ("<instruct>", "<query>", "<response>"),
+        {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"},
+    ),
+    "gemma2": (
+        ("<pad>", "<eos>", "<bos>", "<unk>"),
+        ("<instruct>", "<query>"),
+        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
+    ),
+}
 BERT_SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 
 
@@ -33,23 +47,26 @@ def write(
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     model = MODELS[config["model_type"]]
     shapes = model.weight_shapes(parse_config(model.Config, config, folder / "config.json"))
+    dtype = torch.bfloat16 if config.get("dtype") == "bfloat16" else torch.float32
     weight_map: dict[str, str] = {}
     for number, names in enumerate(_shards(shapes)):
         file = f"model-{number:05d}.safetensors"
-        save_file({name: _random(name, shapes[name], seed) for name in names}, folder / file)
+        save_file({name: _random(name, shapes[name], seed, config, dtype) for name in names}, folder / file)
         weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     for head in heads:
         if head in FILES:
-            _write_head(folder / FILES[head], config["hidden_size"], head, seed)
+            _write_head(folder / FILES[head], config, head, seed)
     write_tokenizer(folder, config, lower_case=lower_case)
 
 
-def _write_head(path: Path, width: int, head: str, seed: int) -> None:
+def _write_head(path: Path, config: dict[str, Any], head: str, seed: int) -> None:
+    width = config["hidden_size"]
     rows = 1 if head == "sparse" else width
-    state = {"weight": _random(f"{head}.weight", (rows, width), seed), "bias": _random(f"{head}.bias", (rows,), seed)}
-    torch.save({name: torch.from_numpy(values).half() for name, values in state.items()}, path)
+    shapes = {"weight": (rows, width), "bias": (rows,)}
+    state = {name: _random(f"{head}.{name}", shape, seed, config, torch.float16) for name, shape in shapes.items()}
+    torch.save(state, path)
 
 
 def write_tokenizer(folder: Path, config: dict[str, Any], *, lower_case: bool) -> None:
@@ -59,11 +76,15 @@ def write_tokenizer(folder: Path, config: dict[str, Any], *, lower_case: bool) -
         tokenizer = bert_tokenizer(config["vocab_size"], lower_case=lower_case)
         settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case}
         settings |= {f"{kind}_token": f"[{kind.upper()}]" for kind in ("pad", "unk", "cls", "sep", "mask")}
-    else:
-        tokenizer = xlm_roberta_tokenizer(config["vocab_size"])
+    elif config["model_type"] == "xlm-roberta":
+        tokenizer = unigram_tokenizer(config["vocab_size"], ("<s>", "<pad>", "</s>", "<unk>"), ("<mask>",))
         settings = {"tokenizer_class": "XLMRobertaTokenizer"}
         settings |= {f"{kind}_token": f"<{kind}>" for kind in ("pad", "unk", "mask")}
         settings |= {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    else:
+        first, last, settings = DECODER_TOKENS[config["model_type"]]
+        tokenizer = unigram_tokenizer(config["vocab_size"], first, last)
+        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", **settings}
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
@@ -87,29 +108,32 @@ def bert_tokenizer(vocab_size: int, *, lower_case: bool) -> Tokenizer:
     return tokenizer
 
 
-def xlm_roberta_tokenizer(vocab_size: int) -> Tokenizer:
-    """A unigram tokenizer with XLM-R's special ids and pipeline. Its pieces are those of `bert_tokenizer`, with the
-    mark of a word's beginning where they have no ##; shorter ones are likelier.
+def unigram_tokenizer(vocab_size: int, first: Sequence[str], last: Sequence[str]) -> Tokenizer:
+    """A unigram tokenizer with XLM-R's pipeline and special tokens at both ends of its vocabulary. Its pieces are
+    `bert_tokenizer`'s, with the mark of a word's beginning where they have no ##; shorter ones are likelier.
     """
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    pieces: dict[str, float] = dict.fromkeys(special, 0.0) | {"▁": -4.0}
+    pieces: dict[str, float] = dict.fromkeys(first, 0.0) | {"▁": -4.0}
+    room = vocab_size - len(last)
     for piece in _pieces():
         for spelled in (piece.removeprefix("##"), "▁" + piece):
-            if not spelled.startswith("▁##") and len(pieces) < vocab_size - 1:
+            if not spelled.startswith("▁##") and len(pieces) < room:
                 pieces.setdefault(spelled, -5.0 - len(spelled) - len(pieces) / vocab_size)
     filler = (f"▁unused{number}" for number in range(vocab_size))
-    while len(pieces) < vocab_size - 1:
+    while len(pieces) < room:
         pieces.setdefault(next(filler), -100.0)
-    pieces["<mask>"] = 0.0
-    tokenizer = Tokenizer(models.Unigram(list(pieces.items()), unk_id=3))
+    pieces |= dict.fromkeys(last, 0.0)
+    tokenizer = Tokenizer(models.Unigram(list(pieces.items()), unk_id=first.index("<unk>")))
     tokenizer.normalizer = normalizers.NFKC()
     metaspace = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), metaspace])
     tokenizer.decoder = decoders.Metaspace(replacement="▁", prepend_scheme="always")
+    begin, end = ("<s>", "</s>") if "<s>" in first else ("<bos>", "<eos>")
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        single=f"{begin} $A {end}",
+        pair=f"{begin} $A {end} {end} $B {end}",
+        special_tokens=[(begin, first.index(begin)), (end, first.index(end))],
     )
-    tokenizer.add_special_tokens([*special, "<mask>"])
+    tokenizer.add_special_tokens([*first, *last])
     return tokenizer
 
 
@@ -138,8 +162,16 @@ def _shards(shapes: dict[str, Shape]) -> Iterator[list[str]]:
         yield names
 
 
-def _random(name: str, shape: Shape, seed: int) -> Array:
+def _random(name: str, shape: Shape, seed: int, config: Mapping[str, Any], dtype: torch.dtype) -> torch.Tensor:
     """Values that depend on seed, name and shape alone, so that any order of writing gives the same checkpoint."""
     words = np.frombuffer(name.encode(), dtype=np.uint8).tolist()
-    values = np.random.default_rng([seed, *words]).standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-    return 1 + 5 * values if name.endswith("LayerNorm.weight") else values
+    rng = np.random.default_rng([seed, *words])
+    tensor = torch.empty(shape, dtype=dtype)
+    for start in range(0, shape[0], CHUNK_ROWS):  # a word table may be larger than memory in float32
+        rows = tensor[start : start + CHUNK_ROWS]
+        values = rng.standard_normal(tuple(rows.shape), dtype=np.float32) * np.float32(0.02)
+        if name.endswith(("LayerNorm.weight", "layernorm.weight", "norm.weight")):
+            values *= 5
+            values += 0 if config["model_type"] == "gemma2" else 1  # Gemma adds the 1 itself
+        rows.copy_(torch.from_numpy(values))
+    return tensor

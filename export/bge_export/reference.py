@@ -12,9 +12,11 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bge_export import checkpoint_tokenizer
+from bge_export import checkpoint_tokenizer, layerwise
 from bge_export.checkpoint import Recipe
+from bge_export.config import read_json
 from bge_export.heads import FILES
+from bge_export.lowering.targets import DECODERS
 from bge_onnx.batches import plan_batches
 
 Vectors = NDArray[np.float32]
@@ -52,6 +54,9 @@ def embed(
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
     """
+    if read_json(folder / "config.json").get("model_type") in DECODERS:
+        states = torch.from_numpy(layerwise.last_states(folder, token_ids, progress=progress))
+        return Heads(_unit(states, recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
     linears = {head: _linear(folder / FILES[head]) for head in recipe.heads if head in FILES}

@@ -22,8 +22,19 @@ from bge_onnx.errors import CheckpointError
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 
+Read = Callable[[slice], torch.Tensor]
+ALL = slice(None)
+
 SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
 PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+
+
+class LazyRows(ir.LazyTensor):
+    """A matrix that is read when it is written, whole or some rows at a time: word tables are larger than memory is."""
+
+    def __init__(self, name: str, shape: Shape, rows: Callable[[int, int], Array]) -> None:
+        super().__init__(lambda: ir.tensor(rows(0, shape[0]), name=name), ir.DataType.FLOAT, ir.Shape(shape), name=name)
+        self.rows = rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +42,7 @@ class Weights:
     """Named tensors of a checkpoint. Names are without the task prefix (`bert.`) that some checkpoints have."""
 
     shapes: Mapping[str, Shape]
-    _read: Mapping[str, Callable[[], torch.Tensor]]
+    _read: Mapping[str, Read]
 
     @classmethod
     def open(cls, folder: Path, *, prefix: str, heads: Iterable[str] = ()) -> Weights:
@@ -41,7 +52,7 @@ class Weights:
 
         Raises CheckpointError: no weights, a truncated or damaged file, a pickle that holds more than tensors.
         """
-        tensors: dict[str, tuple[Shape, Callable[[], torch.Tensor]]] = {}
+        tensors: dict[str, tuple[Shape, Read]] = {}
         for file in weight_files(folder):
             _refuse_pointer(file)
             tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
@@ -53,9 +64,9 @@ class Weights:
         shapes = {name: shape for name, (shape, _) in named.items()}
         return cls(shapes, {name: read for name, (_, read) in named.items()})
 
-    def read(self, name: str) -> Array:
-        """One tensor as float32. Raises CheckpointError: it holds NaN or infinity."""
-        tensor = self._read[name]()
+    def read(self, name: str, *, rows: slice = ALL) -> Array:
+        """One tensor, or some of its rows, as float32. Raises CheckpointError: it holds NaN or infinity."""
+        tensor = self._read[name](rows)
         if not tensor.is_floating_point():
             raise CheckpointError(
                 f"{name}: expected floating-point weights, found {str(tensor.dtype).removeprefix('torch.')}.\n"
@@ -72,6 +83,10 @@ class Weights:
     def lazy(self, name: str, compute: Callable[[], Array], shape: Shape) -> ir.LazyTensor:
         """A tensor of the graph whose values `compute` gives when it is written, and not before."""
         return ir.LazyTensor(lambda: ir.tensor(compute(), name=name), ir.DataType.FLOAT, ir.Shape(shape), name=name)
+
+    def lazy_rows(self, name: str, rows: Callable[[int, int], Array]) -> LazyRows:
+        """A matrix of the graph, of which `rows` gives the rows from start to stop."""
+        return LazyRows(name, self.shapes[name], rows)
 
     def check(self, expected: Mapping[str, Shape], *, harmless: Iterable[str], model_type: str) -> None:
         """Raise CheckpointError listing all weights that are missing, of another shape, or more than the model has.
@@ -144,7 +159,7 @@ def _refuse_pointer(file: Path) -> None:
             )
 
 
-def _safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
+def _safetensors(file: Path) -> dict[str, tuple[Shape, Read]]:
     try:
         with safe_open(file, framework="pt") as opened:
             shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
@@ -156,14 +171,14 @@ def _safetensors(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor
         ) from None
 
 
-def _read_safetensor(file: Path, name: str) -> torch.Tensor:
-    """One tensor. The file is opened anew: an open one keeps every page it has read in this process's memory."""
+def _read_safetensor(file: Path, name: str, rows: slice) -> torch.Tensor:
+    """One tensor, or rows of it. The file is opened anew: an open one keeps every page that it read in memory."""
     with safe_open(file, framework="pt") as opened:
-        tensor: torch.Tensor = opened.get_tensor(name)
+        tensor: torch.Tensor = opened.get_tensor(name) if rows == ALL else opened.get_slice(name)[rows]
         return tensor
 
 
-def _pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
+def _pickle(file: Path) -> dict[str, tuple[Shape, Read]]:
     try:
         try:
             state: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -185,4 +200,8 @@ def _pickle(file: Path) -> dict[str, tuple[Shape, Callable[[], torch.Tensor]]]:
             f"{file}: expected a dict of tensors, found {type(state).__name__} with other things in it.\n"
             "    Save the model's state_dict() alone."
         )
-    return {name: (tuple(tensor.shape), tensor.detach) for name, tensor in state.items()}
+    return {name: (tuple(tensor.shape), partial(_rows, tensor.detach())) for name, tensor in state.items()}
+
+
+def _rows(tensor: torch.Tensor, rows: slice) -> torch.Tensor:
+    return tensor if rows == ALL else tensor[rows]

@@ -18,6 +18,9 @@ MANIFEST = "bundle.json"
 QUERY_TOKENS = "query_tokens"
 """A graph's input (1,) int64, where it has one: for how many tokens, from the first on, the last layer is computed."""
 
+PAST_KEYS, PAST_VALUES, KEPT_TOKENS, KEYS, VALUES = "past_keys", "past_values", "kept_tokens", "keys", "values"
+"""Inputs and outputs of a decoder's graph: keys and values of a prefix, and how many tokens' are wanted back."""
+
 Layout = Literal["equal", "padded"]
 """How texts share a batch: `equal`, all of one length and no mask; `padded`, with an attention mask."""
 

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
-from bge_onnx.bundle import QUERY_TOKENS, Bundle
+from bge_onnx.bundle import KEPT_TOKENS, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, Bundle
 from bge_onnx.errors import BundleError, ProviderError
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -76,13 +76,17 @@ class Session:
             return self._sessions[intra_op_threads]
 
     def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str]) -> Outputs:
-        inputs = {node.name for node in session.get_inputs()}
+        inputs = {node.name: node.shape for node in session.get_inputs()}
         feeds = {"input_ids": batch.input_ids}
         if batch.attention_mask is not None:
             feeds["attention_mask"] = batch.attention_mask
         if QUERY_TOKENS in inputs:
             dense = {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}
             feeds[QUERY_TOKENS] = np.array([1 if dense.issuperset(names) else batch.input_ids.shape[1]])
+        if PAST_KEYS in inputs:
+            layers, heads, _, width = inputs[PAST_KEYS]
+            none = np.zeros((layers, heads, 0, width), dtype=np.float32)
+            feeds |= {PAST_KEYS: none, PAST_VALUES: none, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
         return dict(zip(names, session.run(names, feeds), strict=True))
 
 

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from bge_export.lowering import Swap, cpu_fp32, portable
 from bge_onnx.bundle import Layout
 
+ENCODERS = ("bert", "xlm-roberta")
+DECODERS = ("mistral", "gemma2")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -21,10 +24,17 @@ class Target:
     weights: str = "model.onnx_data"  # beside the graph
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
+    model_types: tuple[str, ...] = ENCODERS
 
 
 TARGETS = {
-    "cpu-fp32": Target(provider="CPUExecutionProvider", layout="equal", swaps=cpu_fp32.SWAPS, limit=2e-5),
+    "cpu-fp32": Target(
+        provider="CPUExecutionProvider",
+        layout="equal",
+        swaps=cpu_fp32.SWAPS,
+        limit=2e-5,
+        model_types=(*ENCODERS, *DECODERS),
+    ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
     "portable": Target(
         provider="CPUExecutionProvider",

@@ -2,6 +2,11 @@
 
 from types import ModuleType
 
-from bge_export.models import bert, xlm_roberta
+from bge_export.models import bert, gemma2, mistral, xlm_roberta
 
-MODELS: dict[str, ModuleType] = {"bert": bert, "xlm-roberta": xlm_roberta}
+MODELS: dict[str, ModuleType] = {
+    "bert": bert,
+    "xlm-roberta": xlm_roberta,
+    "mistral": mistral,
+    "gemma2": gemma2,
+}

@@ -1,0 +1,74 @@
+"""The oracle for decoders: PyTorch's own layers in float32, of which one at a time is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from bge_export.models.decoder import PREFIX
+from bge_export.weights import Weights
+
+
+def last_states(folder: Path, token_ids: Sequence[NDArray[np.int64]], *, progress: bool = False) -> NDArray[np.float32]:
+    """The state (N, D) of each text's last token after the last norm, as transformers' Mistral and Gemma2 give it.
+
+    All texts go through a layer before the next is read: a checkpoint of 28 GB is read once, and a layer of it is in
+    memory. Layers, norms and rotary tables are transformers'; the loop over them and the mask are written here.
+    """
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+    weights = Weights.open(folder, prefix=PREFIX)
+    rotary = type(model.rotary_emb)(config)
+    scale = torch.tensor(getattr(model.embed_tokens, "scalar_embed_scale", 1.0))
+    states = [_rows(weights, ids) * scale for ids in token_ids]
+    places = [torch.arange(len(ids))[None] for ids in token_ids]
+    layers = tqdm(model.layers, desc="PyTorch", unit="layer", disable=not progress)
+    with torch.inference_mode():
+        for number, layer in enumerate(layers):
+            _load(layer, f"layers.{number}", weights)
+            window = _window(config, number)
+            states = [
+                layer(
+                    state,
+                    attention_mask=_mask(state.shape[1], window),
+                    position_ids=position,
+                    position_embeddings=rotary(state, position),
+                )
+                for state, position in zip(states, places, strict=True)
+            ]
+            layer.to_empty(device="meta")
+        _load(model.norm, "norm", weights)
+        return np.stack([model.norm(state[:, -1])[0].numpy() for state in states])
+
+
+def _rows(weights: Weights, token_ids: NDArray[np.int64]) -> torch.Tensor:
+    """The word table's rows of a text, (1, T, D), read one by one: the table may not fit into memory."""
+    name = "embed_tokens.weight"
+    distinct, places = np.unique(token_ids, return_inverse=True)
+    rows = np.concatenate([weights.read(name, rows=slice(row, row + 1)) for row in distinct.tolist()])
+    return torch.from_numpy(rows[places][None])
+
+
+def _load(module: torch.nn.Module, name: str, weights: Weights) -> None:
+    state = {key: torch.from_numpy(weights.read(f"{name}.{key}")) for key in module.state_dict()}
+    module.load_state_dict(state, assign=True)
+
+
+def _window(config: Any, number: int) -> int | None:
+    types: Sequence[str] | None = getattr(config, "layer_types", None)
+    return None if types and types[number] == "full_attention" else config.sliding_window
+
+
+def _mask(tokens: int, window: int | None) -> torch.Tensor:
+    """What is added to the scores (1, 1, T, T): a token sees the last `window` tokens up to itself."""
+    distance = torch.arange(tokens)[:, None] - torch.arange(tokens)
+    visible = (distance >= 0) & (distance < (window or tokens + 1))
+    return torch.where(visible, 0.0, torch.finfo(torch.float32).min)[None, None]

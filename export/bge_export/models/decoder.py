@@ -1,0 +1,291 @@
+"""The decoder that Mistral and Gemma2 share: pre-norm layers, rotary positions, grouped-query attention, a gated MLP.
+
+Mirrors transformers' MistralModel and Gemma2Model:
+https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/mistral/modeling_mistral.py
+https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/gemma2/modeling_gemma2.py
+
+Texts of a batch have one length and no padding, so a token's position is its index, behind the positions of a prefix
+whose keys and values are given. The last layer is computed for the last token alone, which is pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from bge_export.heads import Wanted
+from bge_export.ops import Attributes, Graph
+from bge_export.weights import Array, Shape, Weights
+from bge_onnx.bundle import KEPT_TOKENS, KEYS, PAST_KEYS, PAST_VALUES, VALUES
+from bge_onnx.errors import CheckpointError
+
+NO_WINDOW = 1 << 31
+
+
+class DecoderConfig(Protocol):
+    """Sizes that every decoder of this kind has, and how its layers differ."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_hidden_layers(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def max_position_embeddings(self) -> int: ...
+    @property
+    def rms_norm_eps(self) -> float: ...
+    @property
+    def rope_theta(self) -> float: ...
+    @property
+    def head_width(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a decoder's layer is put together. Names of norms are the checkpoint's; None where there is none."""
+
+    before_attention: str
+    after_attention: str | None
+    before_mlp: str
+    after_mlp: str | None
+    activation: str  # the operation that joins gate and up projections
+    scale: float  # of queries
+    softcap: float | None  # of attention scores
+    embedding_scale: float
+    one_plus_norm: bool  # norms scale by 1 + weight
+    window: Callable[[int], int | None]  # of a layer: how many tokens, itself included, a token sees
+
+
+# Of a `config.json`: what changes nothing of a forward pass.
+HARMLESS_KEYS = frozenset({
+    "architectures", "_name_or_path", "name_or_path", "transformers_version", "model_max_length",  # origin
+    "attention_dropout", "initializer_range",                                           # training
+    "torch_dtype", "dtype",                                                             # storage
+    "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "cache_implementation",  # generation
+    "tie_word_embeddings", "final_logit_softcapping",                                   # the language model's head
+    "attn_implementation", "_attn_implementation", "sentence_transformers",
+})  # fmt: skip
+
+# Keys that change the forward pass, with the only value that our graph computes.
+REQUIRED = {"rope_type": "default", "rope_scaling": None, "attention_bias": False, "pretraining_tp": 1}
+
+HARMLESS_WEIGHTS = ("lm_head.", "rotary_emb.")
+
+PREFIX = "model."
+
+
+def flatten(record: Mapping[str, object]) -> dict[str, object]:
+    """A config.json with the keys of `rope_parameters`, where transformers 5 keeps them, among the others."""
+    rope = record.get("rope_parameters")
+    flat = {key: value for key, value in record.items() if key != "rope_parameters"}
+    return flat | (dict(rope) if isinstance(rope, Mapping) else {})
+
+
+def check_sizes(config: DecoderConfig) -> None:
+    """Raise CheckpointError: heads that do not divide each other, or an odd head."""
+    heads, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_width
+    if not heads or not shared or heads % shared or not width or width % 2:
+        raise CheckpointError(
+            f"config.json: expected num_attention_heads to be a multiple of num_key_value_heads and an even head_dim, "
+            f"found {heads}, {shared} and {width}.\n    Is it the config.json of these weights?"
+        )
+
+
+def weight_shapes(config: DecoderConfig, layout: Layout) -> dict[str, Shape]:
+    """Every weight that the vectors depend on, as PyTorch stores it: linear weights are (out, in)."""
+    width, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_width
+    shared = config.num_key_value_heads * config.head_width
+    shapes: dict[str, Shape] = {"embed_tokens.weight": (config.vocab_size, width), "norm.weight": (width,)}
+    norms = (layout.before_attention, layout.after_attention, layout.before_mlp, layout.after_mlp)
+    for number in range(config.num_hidden_layers):
+        layer: dict[str, Shape] = {
+            "self_attn.q_proj": (queries, width),
+            "self_attn.k_proj": (shared, width),
+            "self_attn.v_proj": (shared, width),
+            "self_attn.o_proj": (width, queries),
+            "mlp.gate_proj": (inner, width),
+            "mlp.up_proj": (inner, width),
+            "mlp.down_proj": (width, inner),
+            **{norm: (width,) for norm in norms if norm},
+        }
+        shapes |= {f"layers.{number}.{module}.weight": shape for module, shape in layer.items()}
+    return shapes
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """The parts of the model, added to `graph` when called."""
+
+    graph: Graph
+    config: DecoderConfig
+    layout: Layout
+    weights: Weights
+
+    def build(self, wanted: Wanted) -> ir.Model:
+        """The whole model, from input_ids (B, T) int64 and the keys and values of a prefix of P tokens, P from 0 on.
+
+        past_keys, past_values  (layers, key-value heads, P, head width) float32
+        kept_tokens             (1,) int64: how many tokens' keys and values are wanted back, 0 or T (B is 1 then)
+        """
+        config, graph = self.config, self.graph
+        cache: list[int | str] = [config.num_hidden_layers, config.num_key_value_heads, "P", config.head_width]
+        input_ids = graph.input("input_ids", ["B", "T"])
+        past_keys = graph.input(PAST_KEYS, cache, ir.DataType.FLOAT)
+        past_values = graph.input(PAST_VALUES, cache, ir.DataType.FLOAT)
+        kept = graph.input(KEPT_TOKENS, [1])
+        shared = Shared(self, input_ids, past_keys, past_values, kept)
+        hidden = graph.call("lookup", "embed_tokens", input_ids, self.table())
+        caches = []
+        for number in range(config.num_hidden_layers):
+            hidden, cache_rows = self.layer(number, hidden, shared)
+            caches.append(cache_rows)
+        last = graph.call("drop_token_axis", "pooling", self.norm("norm", hidden))
+        outputs: dict[str, tuple[ir.Value, list[int | str]]] = {}
+        if wanted.normalize:
+            outputs["dense"] = (graph.call("l2_normalize", "dense.normalize", last), ["B", config.hidden_size])
+            outputs["dense_raw"] = (last, ["B", config.hidden_size])
+        else:
+            outputs["dense"] = (last, ["B", config.hidden_size])
+        wide: list[int | str] = ["L", config.num_key_value_heads, "K", config.head_width]
+        outputs[KEYS] = (graph.join("keys", [keys for keys, _ in caches]), wide)
+        outputs[VALUES] = (graph.join("values", [values for _, values in caches]), wide)
+        return graph.finish(outputs)
+
+    def layer(self, number: int, hidden: ir.Value, shared: Shared) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
+        """Layer `number` of `hidden` (B, T, D): the next hidden states, and keys and values as a prefix keeps them."""
+        module, layout, graph = f"layers.{number}", self.layout, self.graph
+        last = number == self.config.num_hidden_layers - 1
+        normed = self.norm(f"{module}.{layout.before_attention}", hidden)
+        key = self.linear(f"{module}.self_attn.k_proj", normed)
+        key = shared.rotate(f"{module}.self_attn", key, self.config.num_key_value_heads)
+        value = self.linear(f"{module}.self_attn.v_proj", normed)
+        if last:
+            hidden = graph.call("last_row", "pooling", hidden)
+            normed = graph.call("last_row", "pooling", normed)
+        query = self.linear(f"{module}.self_attn.q_proj", normed)
+        query = shared.rotate(f"{module}.self_attn", query, self.config.num_attention_heads, last=last)
+        attended = shared.attend(number, query, key, value, last=last)
+        attended = self.linear(f"{module}.self_attn.o_proj", attended)
+        if layout.after_attention:
+            attended = self.norm(f"{module}.{layout.after_attention}", attended)
+        hidden = graph.call("residual", f"{module}.self_attn", hidden, attended)
+        normed = self.norm(f"{module}.{layout.before_mlp}", hidden)
+        gate, up = self.linear(f"{module}.mlp.gate_proj", normed), self.linear(f"{module}.mlp.up_proj", normed)
+        inner = self.linear(f"{module}.mlp.down_proj", graph.call(layout.activation, f"{module}.mlp", gate, up))
+        if layout.after_mlp:
+            inner = self.norm(f"{module}.{layout.after_mlp}", inner)
+        return graph.call("residual", f"{module}.mlp", hidden, inner), shared.keep(number, key, value)
+
+    def table(self) -> ir.Value:
+        """The word table (V, D), the model's scale of embeddings folded in: the same product as at run time."""
+        name, scale = "embed_tokens.weight", np.float32(self.layout.embedding_scale)
+
+        def rows(start: int, stop: int) -> Array:
+            table: Array = self.weights.read(name, rows=slice(start, stop)) * scale
+            return table
+
+        return self.graph.weight(self.weights.lazy_rows(name, rows))
+
+    def linear(self, module: str, x: ir.Value) -> ir.Value:
+        """`x` (…, in) times the transpose of the weight (out, in)."""
+        name = f"{module}.weight"
+
+        def rows(start: int, stop: int) -> Array:
+            return self.weights.read(name, rows=slice(start, stop))
+
+        return self.graph.call("project", module, x, self.graph.weight(self.weights.lazy_rows(name, rows)))
+
+    def norm(self, module: str, x: ir.Value) -> ir.Value:
+        """`x` (…, D) divided by its root mean square and scaled; Gemma's 1 + weight is folded in float32."""
+        name = f"{module}.weight"
+
+        def scale() -> Array:
+            weight = self.weights.read(name)
+            return 1 + weight if self.layout.one_plus_norm else weight
+
+        tensor = self.weights.lazy(name, scale, self.weights.shapes[name])
+        epsilon: Attributes = {"epsilon": self.config.rms_norm_eps}
+        return self.graph.call("rms_norm", module, x, self.graph.weight(tensor), attributes=epsilon)
+
+
+class Shared:
+    """What all layers use: rotary tables, the prefix, and the facts about lengths that attention operators ask for."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        input_ids: ir.Value,
+        past_keys: ir.Value,
+        past_values: ir.Value,
+        kept: ir.Value,
+    ) -> None:
+        self.decoder, self.graph, self.config = decoder, decoder.graph, decoder.config
+        self.past_keys, self.past_values, self.kept = past_keys, past_values, kept
+        self.cosines, self.sines = (self.graph.weight(table) for table in rotary_tables(self.config))
+        self.first = self.graph.call("past_length", "positions", past_keys)
+        self.last = self.graph.call("last_position", "positions", past_keys, input_ids)
+        self.no_past = self.graph.call("no_past", "positions", past_keys)
+        self.last_indices = self.graph.call("last_indices", "positions", input_ids)
+        self.tokens = self.graph.call("token_count", "positions", input_ids)
+
+    def rotate(self, module: str, x: ir.Value, heads: int, *, last: bool = False) -> ir.Value:
+        """`x` (B, T, heads × K) rotated by its positions; `last`: (B, 1, heads × K) by the last one's."""
+        sizes: Attributes = {"num_heads": heads, "split": [0, 0, heads, self.config.head_width]}
+        position = self.last if last else self.first
+        return self.graph.call("rotary", module, x, position, self.cosines, self.sines, attributes=sizes)
+
+    def attend(self, number: int, query: ir.Value, key: ir.Value, value: ir.Value, *, last: bool) -> ir.Value:
+        """Causal attention over the prefix and the text's own tokens, (B, Q, heads × K)."""
+        config, layout = self.config, self.decoder.layout
+        heads, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_width
+        group = heads // shared
+        attributes: dict[str, float | list[int]] = {
+            "num_heads": heads,
+            "kv_num_heads": shared,
+            "window": layout.window(number) or NO_WINDOW,
+            "scale": layout.scale,
+            "query_split": [0, 0, shared, group, width],
+            "key_split": [0, 0, shared, width],
+            "merged": [0, shared, -1, width],
+            "grouped": [0, shared, group],
+            "by_head": [0, shared],
+        }
+        if layout.softcap is not None:
+            attributes["softcap"] = layout.softcap
+        name = ("last_" if last else "causal_") + ("attention" if layout.softcap is None else "attention_softcap")
+        past = [self._past(number, cache) for cache in (self.past_keys, self.past_values)]
+        facts = (self.no_past, self.last_indices, self.tokens)
+        module = f"layers.{number}.self_attn"
+        return self.graph.call(name, module, query, key, value, *past, *facts, attributes=attributes)
+
+    def keep(self, number: int, key: ir.Value, value: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Keys and values of the first `kept_tokens` tokens, (B, key-value heads, kept, K)."""
+        split: Attributes = {"key_split": [0, 0, self.config.num_key_value_heads, self.config.head_width]}
+        module = f"layers.{number}.kept"
+        keys, values = (
+            self.graph.call("cache_rows", module, rows, self.kept, attributes=split) for rows in (key, value)
+        )
+        return keys, values
+
+    def _past(self, number: int, cache: ir.Value) -> ir.Value:
+        return self.graph.call("layer_cache", f"layers.{number}.past", cache, attributes={"layer": number})
+
+
+def rotary_tables(config: DecoderConfig) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+    """Cosines and sines (positions, K / 2) of positions times frequencies, in float32 as transformers computes them."""
+    exponents = np.arange(0, config.head_width, 2, dtype=np.float32) / np.float32(config.head_width)
+    frequencies = np.float32(1) / np.power(np.float32(config.rope_theta), exponents)
+    angles = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * frequencies
+    return ir.tensor(np.cos(angles), name="rotary.cosines"), ir.tensor(np.sin(angles), name="rotary.sines")

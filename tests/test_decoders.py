@@ -1,0 +1,191 @@
+"""Mistral and Gemma2: parity with transformers, windows, soft caps, padding on either side, prefixes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from bge_export import layerwise, random_checkpoint
+from bge_export.checkpoint import Options
+from bge_export.export import Request, export
+from bge_onnx import CheckpointError, Embedder
+from tiny import edit_json, read_weights, store_weights
+
+WINDOW = 8
+LENGTHS = [1, 2, 5, 7, 8, 9, 15, 16, 17, 24]  # to three times the window
+SIZES = {
+    "vocab_size": 300,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+    "sliding_window": WINDOW,
+}
+CONFIGS = {
+    "mistral": {**SIZES, "model_type": "mistral", "hidden_act": "silu", "rms_norm_eps": 1e-5},
+    "gemma2": {
+        **SIZES,
+        "model_type": "gemma2",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "head_dim": 16,
+        "query_pre_attn_scalar": 20,
+        "attn_logit_softcapping": 3.0,
+    },
+}
+
+
+def write_decoder(folder, config):
+    """A seeded checkpoint whose attention looks at something: scores spread, and reach the soft cap."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random_checkpoint.write(folder, config, seed=0, lower_case=False)
+    store_weights(folder, {name: tensor * _factor(name) for name, tensor in read_weights(folder).items()})
+    return folder
+
+
+def _factor(name):
+    if name.endswith(("q_proj.weight", "k_proj.weight")):
+        return 15
+    return 1 if "norm" in name else 4
+
+
+@pytest.fixture(scope="module", params=["mistral", "gemma2", "stories260k"])
+def checkpoint(request, tmp_path_factory):
+    """Shrunken Mistral and Gemma2 with seeded weights, and a tiny Mistral that was trained."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param != "stories260k":
+        return write_decoder(folder, CONFIGS[request.param])
+    source = request.getfixturevalue("data") / "stories260k-mistral"
+    for name in ("config.json", "model.safetensors"):
+        shutil.copyfile(source / name, folder / name)
+    random_checkpoint.write_tokenizer(folder, json.loads((folder / "config.json").read_text()), lower_case=False)
+    return folder
+
+
+def export_decoder(checkpoint, out, **changes):
+    request = {"model": "tiny", "target": "cpu-fp32", "checkpoint": checkpoint, "options": Options(pooling="last")}
+    return export(Request(**request | changes), out)
+
+
+@pytest.fixture(scope="module")
+def embedder(checkpoint, tmp_path_factory):
+    """The checkpoint for cpu-fp32."""
+    out = tmp_path_factory.mktemp("bundle") / "decoder"
+    export_decoder(checkpoint, out)
+    return Embedder.open(out, threads=2)
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    """The checkpoint in transformers."""
+    return transformers.AutoModel.from_pretrained(checkpoint, dtype=torch.float32).eval()
+
+
+def token_ids(count, length, seed=0):
+    return list(np.random.default_rng(seed).integers(4, 290, (count, length)))
+
+
+def padded(row, length, side):
+    pad = length - len(row)
+    return np.pad(row, (pad, 0) if side == "left" else (0, pad))
+
+
+def unit(states):
+    return torch.nn.functional.normalize(states, dim=-1).numpy()
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_vectors_are_transformers(embedder, model, side):
+    """Texts of all lengths in one padded batch of transformers, on either side, give our vectors."""
+    texts = [ids for length in LENGTHS for ids in token_ids(2, length, seed=length)]
+    longest = max(map(len, texts))
+    ids = torch.tensor(np.stack([padded(text, longest, side) for text in texts]))
+    mask = torch.tensor(np.stack([padded(np.ones_like(text), longest, side) for text in texts]))
+    with torch.inference_mode():
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    last = hidden[:, -1] if side == "left" else hidden[torch.arange(len(texts)), mask.sum(dim=1) - 1]
+    np.testing.assert_allclose(embedder.embed_token_ids(texts).dense, unit(last), atol=2e-6)
+
+
+def test_the_oracle_of_one_layer_at_a_time_is_transformers(checkpoint, model):
+    """Layer by layer gives the states of the whole model."""
+    texts = [ids for length in (1, 9, 24) for ids in token_ids(1, length)]
+    with torch.inference_mode():
+        wanted = [model(input_ids=torch.tensor(ids[None])).last_hidden_state[0, -1].numpy() for ids in texts]
+    np.testing.assert_allclose(layerwise.last_states(checkpoint, texts), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_vector_does_not_depend_on_its_batch(embedder):
+    """The same bits alone and among others, whatever the batch."""
+    texts = [ids for length in (3, 3, 3, 17, 17, 40) for ids in token_ids(1, length, seed=length)]
+    together = embedder.embed_token_ids(texts, budget_tokens=64).dense
+    for index, text in enumerate(texts):
+        np.testing.assert_array_equal(embedder.embed_token_ids([text]).dense[0], together[index])
+
+
+def test_the_window_matters(tmp_path):
+    """A checkpoint whose window is wider gives other vectors for texts longer than the narrow one."""
+    narrow = write_decoder(tmp_path / "narrow", CONFIGS["mistral"])
+    wide = write_decoder(tmp_path / "wide", CONFIGS["mistral"] | {"sliding_window": None})
+    found = [export_decoder(folder, tmp_path / f"{folder.name}-bundle").folder for folder in (narrow, wide)]
+    short, long = token_ids(1, WINDOW), token_ids(1, 3 * WINDOW)
+    left, right = (Embedder.open(folder) for folder in found)
+    np.testing.assert_allclose(left.embed_token_ids(short).dense, right.embed_token_ids(short).dense, atol=1e-6)
+    assert np.abs(left.embed_token_ids(long).dense - right.embed_token_ids(long).dense).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling   expected None"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type   expected 'default', found 'yarn'"),
+        ({"attention_bias": True}, "attention_bias   expected False"),
+        ({"num_key_value_heads": 3}, "expected num_attention_heads to be a multiple of num_key_value_heads"),
+        ({"hidden_act": "gelu"}, "hidden_act   expected 'silu'"),
+    ],
+)
+def test_what_the_graph_does_not_compute(tmp_path, changes, message):
+    """Rotary scaling, biases and other activations are refused, with the key and its value."""
+    folder = write_decoder(tmp_path / "checkpoint", CONFIGS["mistral"])
+    edit_json(folder / "config.json", **changes)
+    with pytest.raises(CheckpointError) as caught:
+        export_decoder(folder, tmp_path / "bundle")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "portable"}, "expected one for mistral models, cpu-fp32"),
+        ({"options": Options(pooling="cls")}, "expected pooling last"),
+    ],
+)
+def test_what_decoders_have_not(tmp_path, changes, message):
+    """Targets and poolings of encoders are refused."""
+    folder = write_decoder(tmp_path / "checkpoint", CONFIGS["mistral"])
+    with pytest.raises(CheckpointError, match=message):
+        export_decoder(folder, tmp_path / "bundle", **changes)
+
+
+def test_the_end_token_is_put_where_the_tokenizer_leaves_it_out(tmp_path):
+    """A tokenizer.json without an end token gets one: its state is the vector."""
+    folder = write_decoder(tmp_path / "checkpoint", CONFIGS["mistral"])
+    record = json.loads((folder / "tokenizer.json").read_text())
+    record["post_processor"] = None
+    (folder / "tokenizer.json").write_text(json.dumps(record))
+    bundle = export_decoder(folder, tmp_path / "bundle")
+    assert Embedder.open(bundle.folder).tokenizer.encode([""])[0].tolist() == [1, 2]
+
+
+def test_a_tokenizer_without_end_token_is_refused(tmp_path):
+    """Without an end token there is nothing to pool."""
+    folder = write_decoder(tmp_path / "checkpoint", CONFIGS["mistral"])
+    edit_json(folder / "tokenizer_config.json", remove=["eos_token"])
+    with pytest.raises(CheckpointError, match="begins every text and one that ends it, found 1 and None"):
+        export_decoder(folder, tmp_path / "bundle")
