@@ -13,7 +13,9 @@ import transformers
 from bge_export import layerwise, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.export import Request, export
-from bge_onnx import CheckpointError, Embedder
+from bge_export.lowering import cpu_nbits
+from bge_onnx import CheckpointError, Embedder, InputError
+from bge_onnx.session import Session
 from tiny import edit_json, read_weights, store_weights
 
 WINDOW = 8
@@ -189,3 +191,97 @@ def test_a_tokenizer_without_end_token_is_refused(tmp_path):
     edit_json(folder / "tokenizer_config.json", remove=["eos_token"])
     with pytest.raises(CheckpointError, match="begins every text and one that ends it, found 1 and None"):
         export_decoder(folder, tmp_path / "bundle")
+
+
+PREFIX = "one two three four five six, "
+TEXTS = ["seven eight", "", "nine", "seven eight", "ten eleven twelve thirteen fourteen fifteen sixteen seventeen"]
+
+
+def test_a_prefix_gives_the_vectors_of_the_whole_text(embedder):
+    """Keys and values of a beginning, computed once, give what the whole texts give; also behind the window."""
+    wanted = embedder.embed([PREFIX + text for text in TEXTS]).dense
+    prefix = embedder.with_prefix(PREFIX)
+    np.testing.assert_allclose(prefix.embed(TEXTS).dense, wanted, atol=2e-6)
+    np.testing.assert_allclose(prefix.embed(TEXTS[:1]).dense, wanted[:1], atol=2e-6)
+    assert prefix.embed([]).dense.shape == (0, 64)
+    assert len(prefix.token_ids) > WINDOW
+    assert prefix.past.nbytes == prefix.past.keys.nbytes * 2 > 0
+
+
+def test_a_prefix_ends_where_its_tokens_do(embedder):
+    """Where the tokenizer merges the prefix's last letters with the text's first, less is shared: nothing is wrong."""
+    whole = [f"one two thr{text}" for text in ("ee four", "ice", " x")]
+    prefix = embedder.with_prefix("one two thr")
+    found = prefix.embed([text.removeprefix("one two thr") for text in whole]).dense
+    np.testing.assert_allclose(found, embedder.embed(whole).dense, atol=2e-6)
+
+
+def test_only_what_is_not_shared_is_computed(embedder, monkeypatch):
+    """The session sees each text's own tokens, and the prefix only when it is made."""
+    prefix = embedder.with_prefix(PREFIX)
+    seen = []
+    run_one = Session._run_one
+
+    def spy(self, session, batch, names, past):
+        seen.append((batch.input_ids.shape[1], past.keys.shape[2]))
+        return run_one(self, session, batch, names, past)
+
+    monkeypatch.setattr(Session, "_run_one", spy)
+    prefix.embed(["seven"])
+    whole = len(embedder.tokenizer.encode([PREFIX + "seven"])[0])
+    assert [own + shared for own, shared in seen] == [whole]
+    assert seen[0][1] >= len(prefix.token_ids) - 1
+
+
+@pytest.mark.parametrize(("prefix", "message"), [("ab " * 600, "expected at most 510 tokens"), (7, r"texts\[0\]: int")])
+def test_a_prefix_that_cannot_be(embedder, prefix, message):
+    """A prefix that leaves no room for a text, or is no string, is refused."""
+    with pytest.raises(InputError, match=message):
+        embedder.with_prefix(prefix)
+
+
+def test_bidirectional_models_have_no_prefix(tiny):
+    """In BERT a text's end changes its beginning."""
+    with pytest.raises(InputError, match="expected a bundle of a causal model"):
+        tiny.with_prefix("query: ")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", ["mistral", "gemma2"])
+def test_rounded_weights_give_the_vectors_of_these_weights(tmp_path, monkeypatch, kind, bits):
+    """The graph of rounded weights computes what float32 PyTorch computes with the same rounded weights."""
+    monkeypatch.setattr(cpu_nbits, "ACCURACY_LEVEL", 0)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    random_checkpoint.write(folder, CONFIGS[kind] | {"intermediate_size": 100}, seed=0, lower_case=False)
+    bundle = export_decoder(folder, tmp_path / "bundle", target=f"cpu-int{bits}")
+    texts = [ids for length in (1, 9, 24) for ids in token_ids(2, length, seed=length)]
+    found = Embedder.open(bundle.folder).embed_token_ids(texts).dense
+    weights = read_weights(folder)
+    store_weights(folder, {name: rounded(tensor, name, bits) for name, tensor in weights.items()})
+    np.testing.assert_allclose(found, unit(torch.tensor(layerwise.last_states(folder, texts))), atol=2e-5)
+
+
+def rounded(tensor, name, bits):
+    if not name.endswith("proj.weight") and not name.startswith("embed"):
+        return tensor
+    rows = tensor.numpy()
+    bits = 8 if name.startswith("embed") else bits
+    packed, scales = cpu_nbits.quantize(rows, bits)
+    if bits == 4:
+        packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1)
+    values = (packed.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
+    return torch.tensor(values.reshape(len(rows), -1)[:, : rows.shape[1]])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounding_errs_by_half_a_step(bits):
+    """Every weight is off by half a step of its block at most, and a block of zeros stays zeros."""
+    rows = np.random.default_rng(0).standard_normal((5, 70)).astype(np.float32)
+    rows[3, 32:64] = 0
+    found = rounded(torch.tensor(rows), "x.proj.weight", bits).numpy()
+    blocks = np.pad(np.abs(rows), ((0, 0), (0, 26))).reshape(5, 3, 32).max(axis=2) / (1 << (bits - 1))
+    steps = np.repeat(blocks, 32, axis=1)[:, :70]
+    assert (np.abs(found - rows) <= steps * 1.001).all()
+    assert (np.abs(found - rows) <= steps / 2 * 1.001).mean() > 0.95
+    assert not found[3, 32:64].any()

@@ -67,9 +67,9 @@ def test_many_batches_take_several_threads(tiny, monkeypatch):
     seen = set()
     run_one = Session._run_one
 
-    def spy(self, session, batch, names):
+    def spy(self, session, batch, names, past):
         seen.add((threading.current_thread().name, session.get_session_options().intra_op_num_threads))
-        return run_one(self, session, batch, names)
+        return run_one(self, session, batch, names, past)
 
     monkeypatch.setattr(Session, "_run_one", spy)
     tiny.embed_token_ids(token_ids([257] * 40), budget_tokens=257)

@@ -60,7 +60,9 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
             bundle = bundle_writer.write_manifest(
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
-            parity = check.compare(Embedder.open(partial), expected, limit=target.limit, progress=progress)
+            parity = check.compare(
+                Embedder.open(partial), expected, limit=target.limit_for(dims["dense"]), progress=progress
+            )
             _require(parity, out)
             bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
@@ -148,7 +150,9 @@ def check_bundle(
                 f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
             )
         expected = check.expect(weights_folder, recipe_of(bundle), progress=progress)
-        return check.compare(embedder, expected, limit=_target(bundle.target).limit, progress=progress)
+        return check.compare(
+            embedder, expected, limit=_target(bundle.target).limit_for(bundle.dims["dense"]), progress=progress
+        )
 
 
 def recipe_of(bundle: Bundle) -> Recipe:
@@ -254,6 +258,7 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
         raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and head != "sparse"},
         token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
         dims={},
+        causal=model_type in DECODERS,
         pooling=recipe.pooling,
         normalized=recipe.normalize,
         max_tokens=recipe.max_tokens,

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from bge_onnx.bundle import Layout
 from bge_onnx.errors import InputError
 
+BUDGET_TOKENS = 512
+"""Tokens of a batch: with one core a batch, as fast as 1024 and faster than a text at a time (BERT small and base)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:

@@ -93,6 +93,7 @@ class Bundle:
     raw_outputs: Mapping[str, str]  # head -> the output before normalisation; none where the graph gives no such
     token_states: str | None  # the output with the last layer's states (B, T, D), where the graph gives it
     dims: Mapping[str, int]  # head -> width of its vectors; of sparse ones, the vocabulary
+    causal: bool  # tokens look back only: a prefix's keys and values are the same whatever follows
     pooling: str
     normalized: bool
     max_tokens: int

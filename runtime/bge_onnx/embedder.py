@@ -11,21 +11,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.batches import Batch, plan_batches
+from bge_onnx.batches import BUDGET_TOKENS, Batch, plan_batches
 from bge_onnx.bundle import Bundle
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
 from bge_onnx.mcls import insert_cls
+from bge_onnx.prefix import Prefix
 from bge_onnx.scores import EQUAL, check_pairs, check_weights, distinct, score_pairs, similarity
-from bge_onnx.session import Outputs, Session
+from bge_onnx.session import Outputs, Past, Session
 from bge_onnx.threads import resolve_threads
 from bge_onnx.tokenizer import Tokenizer
 
 DENSE = ("dense",)
-
-BUDGET_TOKENS = 512
-"""Tokens of a batch: with one core a batch, as fast as 1024 and faster than a text at a time (BERT small and base)."""
 
 SCORE_PAIRS = 256
 """Pairs that are scored at a time."""
@@ -103,7 +101,7 @@ class Embedder:
         token_ids = tokenizer.encode(texts, prompt=prompt)
         if mcls:
             token_ids = [insert_cls(ids, max_tokens=tokenizer.max_tokens) for ids in token_ids]
-        return self._run(token_ids, wanted, budget_tokens=budget_tokens, progress=progress)
+        return self.run(token_ids, wanted, budget_tokens=budget_tokens, progress=progress)
 
     def embed_token_ids(
         self,
@@ -120,7 +118,7 @@ class Embedder:
         wanted = Wanted(heads=tuple(heads))
         wanted.check(self.bundle)
         checked = self._check_token_ids(token_ids)
-        return self._run(checked, wanted, budget_tokens=budget_tokens, progress=progress)
+        return self.run(checked, wanted, budget_tokens=budget_tokens, progress=progress)
 
     def embed_queries(
         self,
@@ -214,9 +212,35 @@ class Embedder:
             weights,
         )
 
-    def _run(
-        self, token_ids: Sequence[NDArray[np.int64]], wanted: Wanted, *, budget_tokens: int, progress: bool | None
+    def with_prefix(self, prefix: str) -> Prefix:
+        """A beginning that many texts share, computed once: an instruction, few-shot examples. Decoders only.
+
+        Its keys and values are kept as long as the result is: `result.past.nbytes` bytes.
+        Raises InputError: a bidirectional model, no string, a prefix that leaves no room for a text.
+        """
+        if not self.bundle.causal:
+            raise InputError(
+                f"with_prefix: expected a bundle of a causal model (Mistral, Gemma2), found {self.bundle.name} "
+                f"({self.bundle.model_type}).\n    In others a text's end changes its beginning: give texts whole."
+            )
+        (whole,) = self.tokenizer.untruncated([prefix])
+        token_ids = whole[:-1]  # the end token is the text's
+        if len(token_ids) > self.bundle.max_tokens - 2:
+            raise InputError(
+                f"with_prefix: expected at most {self.bundle.max_tokens - 2} tokens, found {len(token_ids)}"
+            )
+        return Prefix(self, prefix, token_ids, self.session.past_of(token_ids))
+
+    def run(
+        self,
+        token_ids: Sequence[NDArray[np.int64]],
+        wanted: Wanted,
+        *,
+        past: Past | None = None,
+        budget_tokens: int = BUDGET_TOKENS,
+        progress: bool | None = None,
     ) -> Embeddings:
+        """What `embed` does when all is checked: token ids (T,) to vectors, behind the keys and values of a prefix."""
         from tqdm import tqdm  # noqa: PLC0415 - a sixth of the package's import time
 
         bundle = self.bundle
@@ -226,7 +250,7 @@ class Embedder:
         with tqdm(total=len(token_ids), unit="text", disable=silent, delay=2, leave=False) as bar:
 
             def counted() -> Iterator[tuple[Batch, Outputs]]:
-                for batch, arrays in self.session.run(batches, names):
+                for batch, arrays in self.session.run(batches, names, past):
                     yield batch, arrays
                     bar.update(len(batch.rows))
 

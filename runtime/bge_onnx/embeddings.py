@@ -101,6 +101,10 @@ class Wanted:
                 f"{', '.join(self.heads)} and {bundle.name} ({bundle.pooling}, {bundle.max_tokens} tokens)."
             )
 
+    def width(self, bundle: Bundle) -> int:
+        """Components of a dense vector."""
+        return min(bundle.dims["dense"], self.truncate_dim or bundle.dims["dense"])
+
     def output(self, head: str, bundle: Bundle) -> str:
         """The graph's output that `head` is made of."""
         if self.mcls:
@@ -119,8 +123,7 @@ def collect(
     outputs  pairs of a batch and its graph outputs by name
     count    N, the number of texts; every row must occur in one batch
     """
-    width = min(bundle.dims["dense"], wanted.truncate_dim or bundle.dims["dense"])
-    dense = np.empty((count if "dense" in wanted.heads else 0, width), dtype=np.float32)
+    dense = np.empty((count if "dense" in wanted.heads else 0, wanted.width(bundle)), dtype=np.float32)
     colbert: list[Vectors] = [dense] * count  # each is replaced
     folded: list[Folded] = []
     unused = [bundle.special_ids[token] for token in UNUSED_TOKENS if token in bundle.special_ids]

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
-from bge_onnx.bundle import KEPT_TOKENS, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, Bundle
+from bge_onnx.bundle import KEPT_TOKENS, KEYS, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, VALUES, Bundle
 from bge_onnx.errors import BundleError, ProviderError
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -22,6 +22,25 @@ Outputs = Mapping[str, NDArray[Any]]
 TOGETHER_TOKENS = 1024
 """Work of up to this many tokens runs batch after batch with all cores on each; more is spread, a core a batch.
 Spread work needs a session of its own, whose weights take memory once more: small requests must not cause that."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Past:
+    """Keys and values (layers, key-value heads, P, head width) float32 of P tokens that texts begin with."""
+
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]
+
+    def first(self, tokens: int) -> Past:
+        """Those of the first `tokens` tokens, which do not depend on the others."""
+        if tokens == self.keys.shape[2]:
+            return self
+        return Past(*(np.ascontiguousarray(cache[:, :, :tokens]) for cache in (self.keys, self.values)))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        return self.keys.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +57,10 @@ class Session:
     _sessions: dict[int, ort.InferenceSession] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
-    def run(self, batches: Sequence[Batch], names: Sequence[str]) -> Iterator[tuple[Batch, Outputs]]:
-        """Each batch with the graph outputs `names`, as they get ready.
+    def run(
+        self, batches: Sequence[Batch], names: Sequence[str], past: Past | None = None
+    ) -> Iterator[tuple[Batch, Outputs]]:
+        """Each batch with the graph outputs `names`, as they get ready; `past` stands in front of every text.
 
         Where they are the dense vectors alone, the last layer is computed for no token that these do not need.
 
@@ -49,18 +70,20 @@ class Session:
         if len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS:
             session = self.load(self.threads)
             for batch in batches:
-                yield batch, self._run_one(session, batch, names)
+                yield batch, self._run_one(session, batch, names, past)
             return
-        yield from self._spread(batches, names)
+        yield from self._spread(batches, names, past)
 
-    def _spread(self, batches: Sequence[Batch], names: Sequence[str]) -> Iterator[tuple[Batch, Outputs]]:
+    def _spread(
+        self, batches: Sequence[Batch], names: Sequence[str], past: Past | None
+    ) -> Iterator[tuple[Batch, Outputs]]:
         """A core a batch. Few are begun ahead of the caller: outputs, token states above all, do not pile up."""
         session = self.load(1)
         pool, waiting, left = ThreadPoolExecutor(self.threads), set[Future[tuple[Batch, Outputs]]](), iter(batches)
         try:
             while True:
                 for batch in itertools.islice(left, 2 * self.threads - len(waiting)):
-                    waiting.add(pool.submit(lambda batch: (batch, self._run_one(session, batch, names)), batch))
+                    waiting.add(pool.submit(lambda batch: (batch, self._run_one(session, batch, names, past)), batch))
                 if not waiting:
                     return
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -75,19 +98,36 @@ class Session:
                 self._sessions[intra_op_threads] = _load(self.bundle, intra_op_threads)
             return self._sessions[intra_op_threads]
 
-    def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str]) -> Outputs:
-        inputs = {node.name: node.shape for node in session.get_inputs()}
-        feeds = {"input_ids": batch.input_ids}
+    def past_of(self, token_ids: NDArray[np.int64]) -> Past:
+        """Keys and values of a beginning's tokens (P,), in one run with all cores."""
+        session = self.load(self.threads)
+        none = _no_past(session)
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": token_ids[None],
+            PAST_KEYS: none,
+            PAST_VALUES: none,
+            KEPT_TOKENS: np.array([len(token_ids)]),
+        }
+        return Past(*session.run([KEYS, VALUES], feeds))
+
+    def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str], past: Past | None) -> Outputs:
+        inputs = {node.name for node in session.get_inputs()}
+        feeds: dict[str, NDArray[Any]] = {"input_ids": batch.input_ids}
         if batch.attention_mask is not None:
             feeds["attention_mask"] = batch.attention_mask
         if QUERY_TOKENS in inputs:
             dense = {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}
             feeds[QUERY_TOKENS] = np.array([1 if dense.issuperset(names) else batch.input_ids.shape[1]])
         if PAST_KEYS in inputs:
-            layers, heads, _, width = inputs[PAST_KEYS]
-            none = np.zeros((layers, heads, 0, width), dtype=np.float32)
-            feeds |= {PAST_KEYS: none, PAST_VALUES: none, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
+            none = _no_past(session)
+            keys, values = (past.keys, past.values) if past else (none, none)
+            feeds |= {PAST_KEYS: keys, PAST_VALUES: values, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
         return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _no_past(session: ort.InferenceSession) -> NDArray[np.float32]:
+    layers, heads, _, width = next(node.shape for node in session.get_inputs() if node.name == PAST_KEYS)
+    return np.zeros((layers, heads, 0, width), dtype=np.float32)
 
 
 def _load(bundle: Bundle, intra_op_threads: int) -> ort.InferenceSession:

@@ -62,6 +62,14 @@ class Tokenizer:
         clipped = [text if len(text) <= self._clip_chars else self._clip(text) for text in prompted]
         return [self._cut(encoding) for encoding in self.backend.encode_batch_fast(clipped)]
 
+    def untruncated(self, texts: Iterable[str], *, special: bool = True) -> list[NDArray[np.int64]]:
+        """All token ids (T,) int64 of each text, however many, with the special tokens or without.
+
+        Raises InputError: like `encode`.
+        """
+        encodings = self.backend.encode_batch_fast(check_texts(texts), add_special_tokens=special)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+
     def _cut(self, encoding: tokenizers.Encoding) -> NDArray[np.int64]:
         """The ids, the text's own cut so that there are at most `max_tokens`."""
         ids = np.array(encoding.ids, dtype=np.int64)

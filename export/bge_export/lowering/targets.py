@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from bge_export.lowering import Swap, cpu_fp32, portable
+from bge_export.lowering import Swap, cpu_fp32, cpu_nbits, portable
 from bge_onnx.bundle import Layout
 
 ENCODERS = ("bert", "xlm-roberta")
@@ -19,12 +20,19 @@ class Target:
     provider: str
     layout: Layout
     swaps: Mapping[str, Swap]
-    limit: float  # largest absolute error from float32 PyTorch, on unit vectors
+    limit: float = 2e-5  # largest absolute error from float32 PyTorch, on unit vectors
+    limit_times_root: float | None = (
+        None  # of rounded weights: the limit is this over sqrt(D), about a component's size
+    )
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
     model_types: tuple[str, ...] = ENCODERS
+
+    def limit_for(self, width: int) -> float:
+        """The largest error of vectors of `width` components."""
+        return self.limit if self.limit_times_root is None else self.limit_times_root / math.sqrt(width)
 
 
 TARGETS = {
@@ -32,15 +40,27 @@ TARGETS = {
         provider="CPUExecutionProvider",
         layout="equal",
         swaps=cpu_fp32.SWAPS,
-        limit=2e-5,
         model_types=(*ENCODERS, *DECODERS),
+    ),
+    "cpu-int8": Target(
+        provider="CPUExecutionProvider",
+        layout="equal",
+        swaps=cpu_nbits.swaps(8),
+        limit_times_root=0.2,
+        model_types=DECODERS,
+    ),
+    "cpu-int4": Target(
+        provider="CPUExecutionProvider",
+        layout="equal",
+        swaps=cpu_nbits.swaps(4),
+        limit_times_root=2.0,
+        model_types=DECODERS,
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
     "portable": Target(
         provider="CPUExecutionProvider",
         layout="padded",
         swaps=portable.SWAPS,
-        limit=2e-5,
         graph="onnx/model.onnx",
         plain=True,
         outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state"},

@@ -1,0 +1,115 @@
+"""Targets `cpu-int8` and `cpu-int4` of decoders: weights of 8 or 4 bits in blocks with a scale each, float32 between.
+
+A row of the weight (out, in) is cut into blocks of BLOCK inputs; a block is scaled so that its largest value is the
+lowest integer, and rounded. Nothing is calibrated. Products are ONNX Runtime's MatMulNBits, whose weights stay packed
+in memory; the word table is read by GatherBlockQuantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bge_export.lowering import Swap, cpu_fp32
+from bge_export.weights import Array, LazyRows
+
+BLOCK = 32
+CHUNK_ROWS = 4096
+"""Rows that are quantised at a time: a word table is larger than memory in float32."""
+
+ACCURACY_LEVEL = 4
+"""MatMulNBits quantises activations to 8 bits, each row and block by itself: a row's result depends on no other row."""
+
+Packed = NDArray[np.uint8]
+
+
+def swaps(bits: int) -> Mapping[str, Swap]:
+    """The swaps of a target with weights of `bits` bits; the word table has 8 in both."""
+    return {
+        **cpu_fp32.SWAPS,
+        "project": lambda call: _project(call, bits),
+        "lookup": _lookup,
+    }
+
+
+def quantize(rows: Array, bits: int) -> tuple[Packed, Array]:
+    """Blocks of integers around 2 ** (bits - 1) and their scales.
+
+    rows     (N, K)
+    returns  (N, K / BLOCK, BLOCK × bits / 8) uint8, two 4-bit values a byte, the first in its low half; (N, K / BLOCK)
+    """
+    count, width = rows.shape
+    blocks = np.pad(rows, ((0, 0), (0, -width % BLOCK))).reshape(count, -1, BLOCK)
+    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)[..., 0]
+    middle = 1 << (bits - 1)
+    scales = (largest / -middle).astype(np.float32)
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    integers = np.clip(np.rint(blocks * inverse[..., None]) + middle, 0, 2 * middle - 1).astype(np.uint8)
+    if bits == 4:
+        integers = integers[..., 0::2] | integers[..., 1::2] << 4
+    return integers, scales
+
+
+def _project(call: ir.Node, bits: int) -> ir.Node:
+    x, weight = call.inputs
+    matrix = _matrix(weight)
+    outputs, inputs = matrix.shape.numpy()
+    packed, scales = _initializers(call, matrix, bits)
+    attributes = {
+        "K": inputs,
+        "N": outputs,
+        "bits": bits,
+        "block_size": BLOCK,
+        "accuracy_level": ACCURACY_LEVEL,
+    }
+    return ir.node("MatMulNBits", [x, packed, scales], attributes, domain="com.microsoft")
+
+
+def _lookup(call: ir.Node) -> ir.Node:
+    input_ids, table = call.inputs
+    packed, scales = _initializers(call, _matrix(table), 8, flat=True)
+    attributes = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+    return ir.node("GatherBlockQuantized", [packed, input_ids, scales], attributes, domain="com.microsoft")
+
+
+def _matrix(value: ir.Value | None) -> LazyRows:
+    assert value is not None
+    assert isinstance(value.const_value, LazyRows)
+    return value.const_value
+
+
+def _initializers(call: ir.Node, matrix: LazyRows, bits: int, *, flat: bool = False) -> tuple[ir.Value, ir.Value]:
+    """The quantised matrix and its scales as weights of the graph; read and rounded when they are written.
+
+    flat  blocks one after another, (N, K), as GatherBlockQuantized has them
+    """
+    count, width = matrix.shape.numpy()
+    blocks = -(-width // BLOCK)
+    packed_shape = (count, width) if flat else (count, blocks, BLOCK * bits // 8)
+
+    def integers() -> ir.TensorProtocol:
+        found = np.empty((count, blocks, BLOCK * bits // 8), dtype=np.uint8)
+        for start in range(0, count, CHUNK_ROWS):
+            found[start : start + CHUNK_ROWS] = quantize(matrix.rows(start, min(count, start + CHUNK_ROWS)), bits)[0]
+        return ir.tensor(found.reshape(packed_shape), name=f"{matrix.name}.q{bits}")
+
+    def scales() -> ir.TensorProtocol:
+        found = np.empty((count, blocks), dtype=np.float32)
+        for start in range(0, count, CHUNK_ROWS):
+            found[start : start + CHUNK_ROWS] = quantize(matrix.rows(start, min(count, start + CHUNK_ROWS)), bits)[1]
+        return ir.tensor(found, name=f"{matrix.name}.scales")
+
+    assert call.graph is not None
+    values = []
+    for name, dtype, shape, compute in (
+        (f"{matrix.name}.q{bits}", ir.DataType.UINT8, packed_shape, integers),
+        (f"{matrix.name}.scales", ir.DataType.FLOAT, (count, blocks), scales),
+    ):
+        tensor = ir.LazyTensor(compute, dtype, ir.Shape(shape), name=name)
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
+        call.graph.register_initializer(value)
+        values.append(value)
+    return values[0], values[1]

@@ -1,0 +1,91 @@
+"""Prefixes that many texts share: their keys and values are computed once, as causal models never change them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_onnx.batches import BUDGET_TOKENS
+from bge_onnx.embeddings import Embeddings, Wanted
+from bge_onnx.session import Past
+
+if TYPE_CHECKING:
+    from bge_onnx.embedder import Embedder
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefix:
+    """A text's beginning with its keys and values; `Embedder.with_prefix` makes one.
+
+    text       the beginning
+    token_ids  (P,) int64 of it, the begin token included
+    past       keys and values of all layers, `past.nbytes` bytes; freed with this object
+
+    >>> examples = bge.with_prefix("<instruct>… <query>… <response>… ")
+    >>> examples.embed(["<instruct>… <query>what is BM25? <response>"]).dense.shape
+    (1, 4096)
+    """
+
+    embedder: Embedder
+    text: str
+    token_ids: Ids
+    past: Past
+
+    def embed(
+        self,
+        texts: Iterable[str],
+        *,
+        max_tokens: int | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        budget_tokens: int = BUDGET_TOKENS,
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """Dense vectors of the texts with this prefix in front: those of `embed` on the whole texts, to rounding.
+
+        max_tokens  of prefix and text together
+        The other arguments and the errors are those of `Embedder.embed`.
+        """
+        embedder = self.embedder
+        wanted = Wanted(normalize=normalize, truncate_dim=truncate_dim)
+        wanted.check(embedder.bundle)
+        tokenizer = embedder.tokenizer if max_tokens is None else embedder.tokenizer.with_max_tokens(max_tokens)
+        token_ids = tokenizer.encode(texts, prompt=self.text)
+        return self.embed_whole(token_ids, wanted, budget_tokens=budget_tokens, progress=progress)
+
+    def embed_whole(
+        self,
+        token_ids: Sequence[Ids],
+        wanted: Wanted,
+        *,
+        budget_tokens: int = BUDGET_TOKENS,
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """Vectors of texts that are token ids (T,), the prefix included.
+
+        What a text has in common with the prefix is not computed again. That may end before the prefix does: a
+        tokenizer can merge its last letters with the text's first.
+        """
+        shared = np.array([shared_length(self.token_ids, ids) for ids in token_ids], dtype=np.int64)
+        dense = np.empty((len(token_ids), wanted.width(self.embedder.bundle)), dtype=np.float32)
+        for length in np.unique(shared):
+            rows = np.flatnonzero(shared == length)
+            own = [token_ids[row][length:] for row in rows.tolist()]
+            past = self.past.first(int(length))
+            dense[rows] = self.embedder.run(
+                own, wanted, past=past, budget_tokens=budget_tokens, progress=progress
+            ).dense
+        return Embeddings(count=len(token_ids), by_head={"dense": dense})
+
+
+def shared_length(prefix: Ids, token_ids: Ids) -> int:
+    """How many tokens `token_ids` begins with `prefix`'s; its last token is always its own."""
+    longest = min(len(prefix), len(token_ids) - 1)
+    differing = np.flatnonzero(prefix[:longest] != token_ids[:longest])
+    return int(differing[0]) if len(differing) else longest
