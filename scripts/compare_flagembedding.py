@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 
 from bge_export import catalog, heads, random_checkpoint
-from bge_export.checkpoint import Options
 from bge_export.export import Request, export
 from bge_onnx import flag
 
@@ -31,17 +31,31 @@ TEXTS = [
 PAIRS = [(query, passage) for query in TEXTS[:3] for passage in TEXTS[1:6]]
 SHRUNK = {"num_hidden_layers": 2, "vocab_size": 12_000}
 BERT = {"num_hidden_layers": 2}
+DECODER = {"num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 512, "dtype": "float32"}
+MISTRAL = {**DECODER, "num_attention_heads": 8, "num_key_value_heads": 2}
+GEMMA = {**DECODER, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 12_000}
+TASK = "Given a claim, retrieve documents that support or refute the claim."
+EXAMPLES = [
+    {"instruct": "Given a question, retrieve its answer.", "query": "What is tea?", "response": "A drink."},
+    {"query": "What is BM25?", "response": "A ranking function."},
+    {"query": "no response"},
+]
 
 Call = tuple[str, str, tuple[Any, ...], dict[str, Any]]
 """A label, a method's name, its arguments."""
 
 
-def checkpoint(folder: Path, model: str, changes: dict[str, Any], head_files: Path | None) -> Path:
+def checkpoint(
+    folder: Path, model: str, changes: dict[str, Any], head_files: Path | None, tokenizer: Path | None
+) -> Path:
     entry = catalog.find(model)
     assert entry
     folder.mkdir()
     config = entry.config | changes
-    random_checkpoint.write(folder, config, seed=0, lower_case=entry.lower_case, heads=entry.heads)
+    own = tokenizer if config["model_type"] == "mistral" else None
+    random_checkpoint.write(
+        folder, config, seed=0, lower_case=entry.lower_case, heads=entry.heads, sentencepiece_model=own
+    )
     if head_files and len(entry.heads) > 1:
         heads.copy(head_files, folder)
     return folder
@@ -111,6 +125,27 @@ def m3_calls() -> Iterator[Call]:
     yield "colbert_score", "colbert_score", (rows[0], rows[1, :3]), {}
 
 
+def icl_calls(files: list[list[dict[str, str]]]) -> Callable[[], Iterator[Call]]:
+    """Queries zero-shot and behind each of `files`' examples, cut and whole; passages bare."""
+
+    def calls() -> Iterator[Call]:
+        for number, examples in enumerate([[], *files]):
+            yield f"set_examples({number})", "set_examples", (examples or None,), {}
+            yield f"encode_queries(list, examples {number})", "encode_queries", (TEXTS,), {}
+            yield f"encode_queries(str, examples {number})", "encode_queries", (TEXTS[3],), {}
+            yield f"encode_queries(max_length=32, examples {number})", "encode_queries", (TEXTS,), {"max_length": 32}
+        yield "encode_corpus(list)", "encode_corpus", (TEXTS,), {}
+        yield "encode_corpus(max_length=16)", "encode_corpus", (TEXTS,), {"max_length": 16}
+        yield from instructed_calls()
+
+    return calls
+
+
+def read_examples(folder: Path | None) -> list[list[dict[str, str]]]:
+    """Ours, or those of the .json files of `folder`."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] if folder else [EXAMPLES]
+
+
 def compare(title: str, ours: Any, theirs: Any, calls: Callable[[], Iterator[Call]]) -> bool:
     passed = True
     for label, method, arguments, options in calls():
@@ -134,13 +169,34 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-SYSTEMS = (
-    ("FlagModel", "bge-small-en-v1.5", dense_calls),
-    ("FlagModel", "bge-m3", dense_calls),
-    ("BGEM3FlagModel", "bge-m3", m3_calls),
-    ("FlagAutoModel", "bge-small-en-v1.5", dense_calls),
-    ("FlagAutoModel", "bge-m3", m3_calls),
+ICL_OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"query_instruction_for_retrieval": TASK},
+    {
+        "query_instruction_for_retrieval": TASK,
+        "query_instruction_format": "<instruct>{}\\n<query>{}",
+        "examples_for_task": EXAMPLES,
+        "normalize_embeddings": False,
+        "truncate_dim": 64,
+        "query_max_length": 40,
+    },
 )
+
+
+def systems(examples: list[list[dict[str, str]]]) -> list[tuple[str, str, Any, Any]]:
+    """FlagEmbedding's class, the model, what is called, and with which constructor arguments."""
+    few_shot = icl_calls(examples)
+    return [
+        ("BGEM3FlagModel", "bge-m3", m3_calls, OPTIONS),
+        ("FlagModel", "bge-small-en-v1.5", dense_calls, OPTIONS),
+        ("FlagModel", "bge-m3", dense_calls, OPTIONS),
+        ("FlagAutoModel", "bge-small-en-v1.5", dense_calls, OPTIONS),
+        ("FlagAutoModel", "bge-m3", m3_calls, OPTIONS),
+        ("FlagLLMModel", "bge-multilingual-gemma2", dense_calls, OPTIONS),
+        ("FlagAutoModel", "bge-multilingual-gemma2", dense_calls, OPTIONS),
+        ("FlagICLModel", "bge-en-icl", few_shot, ICL_OPTIONS[1:]),
+        ("FlagAutoModel", "bge-en-icl", few_shot, ICL_OPTIONS[1:2]),
+    ]
 
 
 def opened(module: Any, name: str, folder: Path, options: dict[str, Any]) -> Any:
@@ -152,21 +208,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="bge-m3's true size instead of two layers")
     parser.add_argument("--head-files", type=Path, help="folder with sparse_linear.pt and colbert_linear.pt")
+    parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model, for bge-en-icl")
+    parser.add_argument("--examples", type=Path, help="folder of .json files with few-shot examples, for bge-en-icl")
+    parser.add_argument("--only", help="models whose names begin so")
     arguments = parser.parse_args()
     passed = True
+    chosen = systems(read_examples(arguments.examples))
+    changes = {
+        "bge-small-en-v1.5": BERT,
+        "bge-m3": {} if arguments.full else SHRUNK,
+        "bge-multilingual-gemma2": GEMMA,
+        "bge-en-icl": MISTRAL,
+    }
+    if arguments.full:
+        chosen = [(name, model, calls, options[:1]) for name, model, calls, options in chosen[:1]]
     with tempfile.TemporaryDirectory(prefix="bge-compare-") as temporary:
         root = Path(temporary)
         (root / "bundles").mkdir()
-        changes = {"bge-small-en-v1.5": BERT, "bge-m3": {} if arguments.full else SHRUNK}
-        for model, changed in changes.items():
-            folder = checkpoint(root / model, model, changed, arguments.head_files)
-            request = Request(model=model, target="cpu-fp32", checkpoint=folder, options=Options(pooling="cls"))
-            export(request, root / "bundles" / model)
-        for name, model, calls in SYSTEMS[2:3] if arguments.full else SYSTEMS:
-            for options in OPTIONS[:1] if arguments.full else OPTIONS:
-                ours = opened(flag, name, root / "bundles" / model, options)
-                theirs = opened(FlagEmbedding, name, root / model, {**options, "use_fp16": False})
-                passed &= compare(f"{name} {model[:9]} {'+'.join(options)[:14]}", ours, theirs, calls)
+        for name, model, calls, options in chosen:
+            if arguments.only and not model.startswith(arguments.only):
+                continue
+            if not (root / model).exists():
+                folder = checkpoint(root / model, model, changes[model], arguments.head_files, arguments.tokenizer)
+                request = Request(model=model, target="cpu-fp32", checkpoint=folder)
+                export(request, root / "bundles" / model)
+            for option in options:
+                ours = opened(flag, name, root / "bundles" / model, option)
+                theirs = opened(FlagEmbedding, name, root / model, {**option, "use_fp16": False})
+                passed &= compare(f"{name} {model[:9]} {'+'.join(option)[:14]}", ours, theirs, calls)
     print("passed" if passed else "FAILED")
     raise SystemExit(0 if passed else 1)
 

@@ -106,6 +106,10 @@ def list_models(*, as_json: bool) -> None:
     "--head-files", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="With --random-weights: take the heads' files from this folder.",
 )  # fmt: skip
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --random-weights of a Mistral: its tokenizer.model, instead of an untrained one.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
 def run(
     model: str,
@@ -120,11 +124,13 @@ def run(
     lower_case: bool | None,
     heads: tuple[str, ...] | None,
     head_files: Path | None,
+    tokenizer: Path | None,
     force: bool,
 ) -> None:
     """Export MODEL to a bundle and check it against PyTorch.
 
-    MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT or XLM-R embedding model.
+    MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT, XLM-R, Mistral or Gemma2
+    embedding model.
     With --checkpoint it is just the bundle's name, unless it is a known one, and the folder's own files decide.
 
     \b
@@ -136,8 +142,10 @@ def run(
     """
     if seed is not None and checkpoint is not None:
         raise click.UsageError("--random-weights and --checkpoint exclude each other")
-    if head_files is not None and seed is None:
-        raise click.UsageError("--head-files goes with --random-weights; a checkpoint's folder holds its own")
+    if (head_files or tokenizer) and seed is None:
+        raise click.UsageError(
+            "--head-files and --tokenizer go with --random-weights; a checkpoint's folder holds its own"
+        )
     from bge_export.checkpoint import Options
     from bge_export.export import Request, export
 
@@ -155,6 +163,7 @@ def run(
         revision=revision,
         seed=seed,
         head_files=head_files,
+        tokenizer=tokenizer,
         options=options,
     )
     click.echo(f"exporting {model} for {target}", err=True)
@@ -174,8 +183,14 @@ def run(
     "--head-files", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of the heads' files that --random-weights were given.",
 )  # fmt: skip
+@click.option(
+    "--tokenizer", type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="The tokenizer.model that --random-weights were given.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def check(bundle: Path, checkpoint: Path | None, head_files: Path | None, *, as_json: bool) -> None:
+def check(
+    bundle: Path, checkpoint: Path | None, head_files: Path | None, tokenizer: Path | None, *, as_json: bool
+) -> None:
     """Compare a bundle with float32 PyTorch; exit 1 when an error is over its limit.
 
     Weights from the Hub are found again by themselves, random ones made again; others need --checkpoint.
@@ -187,7 +202,7 @@ def check(bundle: Path, checkpoint: Path | None, head_files: Path | None, *, as_
     """
     from bge_export.export import check_bundle
 
-    parity = check_bundle(bundle, checkpoint, head_files, progress=sys.stderr.isatty())
+    parity = check_bundle(bundle, checkpoint, head_files, tokenizer, progress=sys.stderr.isatty())
     if as_json:
         heads = {
             head: {**dataclasses.asdict(found), "used": found.max_error / found.limit}

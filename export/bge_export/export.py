@@ -37,6 +37,7 @@ class Request:
     revision: str | None = None
     seed: int | None = None
     head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
+    tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
     options: Options = dataclasses.field(default_factory=Options)
 
 
@@ -119,12 +120,18 @@ def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
 
 
 def check_bundle(
-    folder: Path, checkpoint: Path | None, head_files: Path | None = None, *, progress: bool = False
+    folder: Path,
+    checkpoint: Path | None,
+    head_files: Path | None = None,
+    tokenizer: Path | None = None,
+    *,
+    progress: bool = False,
 ) -> Parity:
     """Compare a bundle with PyTorch again.
 
     checkpoint  folder of its weights; None takes them from the Hub, or makes them again if they were random
     head_files  folder of its heads' weights, where the others are random
+    tokenizer   its SentencePiece model, where the weights are random
     Raises BundleError, CheckpointError.
     """
     embedder = Embedder.open(folder, verify=True)
@@ -140,6 +147,7 @@ def check_bundle(
         revision=bundle.source.revision,
         seed=bundle.source.seed if checkpoint is None else None,
         head_files=head_files,
+        tokenizer=tokenizer,
     )
     with open_checkpoint(request) as (weights_folder, source):
         if source.sha256 != bundle.source.sha256:
@@ -181,7 +189,12 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
         with tempfile.TemporaryDirectory(prefix="bge-export-") as temporary:
             folder = Path(temporary)
             random_checkpoint.write(
-                folder, entry.config, seed=request.seed, lower_case=entry.lower_case, heads=entry.heads
+                folder,
+                entry.config,
+                seed=request.seed,
+                lower_case=entry.lower_case,
+                heads=entry.heads,
+                sentencepiece_model=request.tokenizer,
             )
             given = heads.copy(request.head_files, folder) if request.head_files else []
             yield folder, Source(kind="random", seed=request.seed, sha256=sha256_of(given) if given else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
@@ -37,9 +39,17 @@ BERT_SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 
 
 
 def write(
-    folder: Path, config: dict[str, Any], *, seed: int, lower_case: bool, heads: Sequence[str] = ("dense",)
+    folder: Path,
+    config: dict[str, Any],
+    *,
+    seed: int,
+    lower_case: bool,
+    heads: Sequence[str] = ("dense",),
+    sentencepiece_model: Path | None = None,
 ) -> None:
     """Write config.json, a tokenizer, sharded weights and the heads' files into `folder`, which must exist.
+
+    sentencepiece_model  Mistral's own tokenizer.model, instead of an untrained tokenizer
 
     Linear weights and embeddings are normal with PyTorch's standard deviation for BERT, 0.02; LayerNorm scales lie
     around 1; biases are normal too, so that a graph that forgets one is found out. Heads are in float16, as BAAI's are.
@@ -58,7 +68,10 @@ def write(
     for head in heads:
         if head in FILES:
             _write_head(folder / FILES[head], config, head, seed)
-    write_tokenizer(folder, config, lower_case=lower_case)
+    if sentencepiece_model:
+        write_llama_tokenizer(folder, sentencepiece_model, DECODER_TOKENS[config["model_type"]][1])
+    else:
+        write_tokenizer(folder, config, lower_case=lower_case)
 
 
 def _write_head(path: Path, config: dict[str, Any], head: str, seed: int) -> None:
@@ -87,6 +100,34 @@ def write_tokenizer(folder: Path, config: dict[str, Any], *, lower_case: bool) -
         settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", **settings}
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def write_llama_tokenizer(folder: Path, sentencepiece_model: Path, more: Sequence[str]) -> None:
+    """Write tokenizer.json of a Llama-type SentencePiece model with `more` special tokens, as bge-en-icl's is.
+
+    transformers 4 made such files: a space in front of every text (`legacy`, `add_prefix_space`), which decoding takes
+    away again. transformers 5 leaves it out where it reads the SentencePiece model itself.
+    """
+    specials = ["<unk>", "<s>", "</s>", *more]
+    settings: dict[str, Any] = {
+        "tokenizer_class": "LlamaTokenizer",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+    settings |= {"pad_token": "<unk>", "additional_special_tokens": list(more)}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    copied = Path(shutil.copyfile(sentencepiece_model, folder / "tokenizer.model"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer
+    copied.unlink()
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(parts)
+    tokenizer.add_special_tokens(specials)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def bert_tokenizer(vocab_size: int, *, lower_case: bool) -> Tokenizer:

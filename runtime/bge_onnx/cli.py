@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from bge_onnx.errors import BgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from bge_onnx.embeddings import Embeddings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -28,12 +33,26 @@ def cli() -> None:
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @click.option("--query", is_flag=True, help="The texts are queries: put the model's query instruction in front.")
 @click.option("--heads", default="dense", show_default=True, help="Out of dense,sparse,colbert, with commas between.")
+@click.option("--instruction", help="A task in front of queries, for bge-en-icl: they are then few-shot queries.")
+@click.option(
+    "--examples", type=click.Path(path_type=Path, allow_dash=True), help="Few-shot examples for --instruction: JSON."
+)
 @click.option("--mcls", is_flag=True, help="Long texts as the mean over a CLS token every 256 tokens.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--force", is_flag=True, help="Replace a file that is at --out already.")
 def embed(
-    bundle: str, file: Path, heads: str, out: Path | None, threads: int | None, *, query: bool, mcls: bool, force: bool
+    bundle: str,
+    file: Path,
+    instruction: str | None,
+    examples: Path | None,
+    heads: str,
+    out: Path | None,
+    *,
+    threads: int | None,
+    query: bool,
+    mcls: bool,
+    force: bool,
 ) -> None:
     """Embed the texts of FILE (or stdin): one a line, or JSON lines with a key "text" where its name ends in .jsonl.
 
@@ -46,14 +65,25 @@ def embed(
       bge embed bge-small texts.txt --out vectors.npz
       echo "what is BM25?" | bge embed bge-small --query
       bge embed bge-m3 texts.txt --heads dense,sparse --out vectors.npz
+      bge embed bge-en-icl queries.txt --instruction "Given a question, retrieve its answer." --examples examples.json
     """
     from bge_onnx.embedder import Embedder
-    from bge_onnx.files import read_texts, write_embeddings
+    from bge_onnx.files import read_examples, read_texts
 
     embedder = Embedder.open(bundle, threads=threads)
+    if instruction is not None or examples is not None:
+        few_shot = embedder.with_examples(read_examples(examples) if examples else (), instruction=instruction)
+        _write(few_shot.stream(read_texts(file)), out, force=force)
+        return
     prompt = embedder.bundle.prompts.get("query" if query else "passage", "")
     wanted = tuple(head.strip() for head in heads.split(","))
     embeddings = embedder.stream(read_texts(file), heads=wanted, prompt=prompt, mcls=mcls)
+    _write(embeddings, out, force=force)
+
+
+def _write(embeddings: Iterable[Embeddings], out: Path | None, *, force: bool) -> None:
+    from bge_onnx.files import write_embeddings
+
     count = write_embeddings(embeddings, out, force=force)
     if out is not None:
         click.echo(f"wrote {out}: {count} vectors", err=True)

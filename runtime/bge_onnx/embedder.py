@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from bge_onnx.bundle import Bundle
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
+from bge_onnx.icl import FewShot, Prompt, examples_text
 from bge_onnx.mcls import insert_cls
 from bge_onnx.prefix import Prefix
 from bge_onnx.scores import EQUAL, check_pairs, check_weights, distinct, score_pairs, similarity
@@ -218,18 +219,38 @@ class Embedder:
         Its keys and values are kept as long as the result is: `result.past.nbytes` bytes.
         Raises InputError: a bidirectional model, no string, a prefix that leaves no room for a text.
         """
+        self._require_causal()
+        (whole,) = self.tokenizer.untruncated([prefix])
+        return self.prefix_of(prefix, whole[:-1])  # the end token is the text's
+
+    def prefix_of(self, text: str, token_ids: NDArray[np.int64]) -> Prefix:
+        """As `with_prefix`, of token ids (P,), the begin token included."""
+        if len(token_ids) > self.bundle.max_tokens - 2:
+            raise InputError(f"prefix: expected at most {self.bundle.max_tokens - 2} tokens, found {len(token_ids)}")
+        return Prefix(self, text, token_ids, self.session.past_of(token_ids))
+
+    def with_examples(self, examples: Sequence[Mapping[str, str]] = (), *, instruction: str | None = None) -> FewShot:
+        """Queries behind a task and few-shot examples, which are computed once; for bge-en-icl.
+
+        examples     mappings of instruct, query and response; without `instruct` it is `instruction`
+        instruction  of the task, in front of each query
+
+        >>> examples = [{"query": "capital of France", "response": "Paris is the capital of France."}]
+        >>> few_shot = bge.with_examples(examples, instruction="Given a question, retrieve passages that answer it.")
+        >>> few_shot.embed(["capital of Mongolia"]).dense.shape
+        (1, 4096)
+
+        Raises InputError: no causal model, examples that are no mappings of strings, or too long.
+        """
+        self._require_causal()
+        return FewShot.make(self, Prompt(examples=examples_text(examples, instruction), instruction=instruction))
+
+    def _require_causal(self) -> None:
         if not self.bundle.causal:
             raise InputError(
-                f"with_prefix: expected a bundle of a causal model (Mistral, Gemma2), found {self.bundle.name} "
+                f"prefix: expected a bundle of a causal model (Mistral, Gemma2), found {self.bundle.name} "
                 f"({self.bundle.model_type}).\n    In others a text's end changes its beginning: give texts whole."
             )
-        (whole,) = self.tokenizer.untruncated([prefix])
-        token_ids = whole[:-1]  # the end token is the text's
-        if len(token_ids) > self.bundle.max_tokens - 2:
-            raise InputError(
-                f"with_prefix: expected at most {self.bundle.max_tokens - 2} tokens, found {len(token_ids)}"
-            )
-        return Prefix(self, prefix, token_ids, self.session.past_of(token_ids))
 
     def run(
         self,

@@ -32,6 +32,25 @@ def read_texts(path: Path) -> Iterator[str]:
         raise InputError(f"{path}: expected a file of texts, found none.") from None
 
 
+def read_examples(path: Path) -> list[Any]:
+    """Few-shot examples of a file: a JSON list of objects with instruct, query and response, or one a line (.jsonl).
+
+    Raises InputError: no such file, no JSON, something else than a list.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = (
+            [json.loads(line) for line in text.splitlines() if line] if path.suffix == ".jsonl" else json.loads(text)
+        )
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a file of examples, found none.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: expected JSON, found {error}.") from None
+    if not isinstance(found, list):
+        raise InputError(f"{path}: expected a JSON list of examples, found {found!r:.60}.")
+    return found
+
+
 def _lines(file: BinaryIO, name: str) -> Iterator[str]:
     for number, line in enumerate(file, 1):
         try:

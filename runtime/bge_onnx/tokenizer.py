@@ -70,6 +70,11 @@ class Tokenizer:
         encodings = self.backend.encode_batch_fast(check_texts(texts), add_special_tokens=special)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
 
+    def decode(self, token_ids: NDArray[np.int64]) -> str:
+        """The text of token ids, special tokens included."""
+        text: str = self.backend.decode(token_ids.tolist(), skip_special_tokens=False)
+        return text
+
     def _cut(self, encoding: tokenizers.Encoding) -> NDArray[np.int64]:
         """The ids, the text's own cut so that there are at most `max_tokens`."""
         ids = np.array(encoding.ids, dtype=np.int64)

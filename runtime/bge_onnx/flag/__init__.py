@@ -10,7 +10,8 @@ but for `compute_score`, which keeps that behaviour.
 """
 
 from bge_onnx.flag.auto import FlagAutoModel
+from bge_onnx.flag.decoder import FlagICLModel, FlagLLMModel
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel
 
-__all__ = ["BGEM3FlagModel", "FlagAutoModel", "FlagModel"]
+__all__ = ["BGEM3FlagModel", "FlagAutoModel", "FlagICLModel", "FlagLLMModel", "FlagModel"]

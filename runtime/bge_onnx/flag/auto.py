@@ -7,18 +7,24 @@ from typing import Any, NoReturn
 from bge_onnx.bundle import Bundle
 from bge_onnx.errors import InputError
 from bge_onnx.flag.base import Devices
+from bge_onnx.flag.decoder import FlagICLModel, FlagLLMModel
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel
 from bge_onnx.hub import find_bundle
+from bge_onnx.icl import QUERY_FORMAT
 
-CLASSES: dict[str, type[FlagModel | BGEM3FlagModel]] = {
+Model = FlagModel | BGEM3FlagModel | FlagLLMModel | FlagICLModel
+CLASSES: dict[str, type[Model]] = {
     "encoder-only-base": FlagModel,
     "encoder-only-m3": BGEM3FlagModel,
+    "decoder-only-base": FlagLLMModel,
+    "decoder-only-icl": FlagICLModel,
 }
 
 
 class FlagAutoModel:
-    """Opens a bundle with the class that fits: BGEM3FlagModel for bge-m3 and others with its heads, else FlagModel.
+    """Opens a bundle with the class that fits: BGEM3FlagModel for bge-m3 and others with its heads, FlagICLModel for
+    bge-en-icl, FlagLLMModel for other decoders, else FlagModel.
 
     FlagEmbedding decides by the folder's name and refuses names it does not know; a bundle knows what it is.
     """
@@ -42,27 +48,34 @@ class FlagAutoModel:
         query_instruction_format: str | None = None,
         truncate_dim: int | None = None,
         **more: Any,
-    ) -> FlagModel | BGEM3FlagModel:
-        """A FlagModel or BGEM3FlagModel with FlagEmbedding's arguments.
+    ) -> Model:
+        """A model with FlagEmbedding's arguments.
 
-        model_class  "encoder-only-base" or "encoder-only-m3", or FlagEmbedding's enumeration; None: the bundle decides
+        model_class  "encoder-only-base", "encoder-only-m3", "decoder-only-base", "decoder-only-icl", or FlagEmbedding's
+                     enumeration; None: the bundle decides, and a decoder's template is bge-en-icl's and Gemma2's
         Raises InputError, a ValueError: another class. BundleError: no such bundle.
         """
         name = getattr(model_class, "value", model_class)
         if name is not None and name not in CLASSES:
             raise InputError(f"model_class: expected one of {', '.join(CLASSES)}, found {model_class!r}.")
         bundle = Bundle.open(find_bundle(model_name_or_path, cache_dir=more.get("cache_dir")))
-        is_m3 = len(bundle.outputs) > 1 or bundle.model == "BAAI/bge-m3"
-        return CLASSES[name or ("encoder-only-m3" if is_m3 else "encoder-only-base")](
+        template = QUERY_FORMAT if bundle.causal and name is None else "{}{}"
+        return CLASSES[name or _fitting(bundle)](
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,
             use_fp16=use_fp16,
             use_bf16=use_bf16,
             query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format or "{}{}",
+            query_instruction_format=query_instruction_format or template,
             devices=devices,
-            pooling_method=pooling_method or bundle.pooling,
+            pooling_method=pooling_method or ("last_token" if bundle.causal else bundle.pooling),
             trust_remote_code=bool(trust_remote_code),
             truncate_dim=truncate_dim,
             **more,
         )
+
+
+def _fitting(bundle: Bundle) -> str:
+    if bundle.causal:
+        return "decoder-only-icl" if bundle.model == "BAAI/bge-en-icl" else "decoder-only-base"
+    return "encoder-only-m3" if len(bundle.outputs) > 1 or bundle.model == "BAAI/bge-m3" else "encoder-only-base"

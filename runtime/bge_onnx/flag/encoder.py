@@ -9,52 +9,8 @@ from bge_onnx.embeddings import Vectors
 from bge_onnx.flag.base import AbsEmbedder, Devices, first_set, refuse, require_numpy
 
 
-class FlagModel(AbsEmbedder):
-    """Dense vectors with FlagEmbedding's arguments; `model_name_or_path` is a bundle or a Hub repository with one.
-
-    Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/inference/embedder/encoder_only/base.py
-    Raises InputError, ProviderError: an argument that the bundle cannot honour. BundleError: no such bundle.
-    """
-
-    DEFAULT_POOLING_METHOD = "cls"
-
-    def __init__(
-        self,
-        model_name_or_path: str,
-        normalize_embeddings: bool = True,
-        use_fp16: bool = True,
-        use_bf16: bool = False,
-        query_instruction_for_retrieval: str | None = None,
-        query_instruction_format: str = "{}{}",
-        devices: Devices = None,
-        pooling_method: str = "cls",
-        trust_remote_code: bool = False,
-        cache_dir: str | None = None,
-        batch_size: int = 256,
-        query_max_length: int = 512,
-        passage_max_length: int = 512,
-        convert_to_numpy: bool = True,
-        truncate_dim: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        del trust_remote_code  # a bundle holds no code
-        require_numpy(convert_to_numpy)
-        super().__init__(
-            model_name_or_path,
-            normalize_embeddings=normalize_embeddings,
-            use_fp16=use_fp16,
-            use_bf16=use_bf16,
-            query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format,
-            devices=devices,
-            pooling_method=pooling_method,
-            cache_dir=cache_dir,
-            batch_size=batch_size,
-            query_max_length=query_max_length,
-            passage_max_length=passage_max_length,
-            truncate_dim=truncate_dim,
-            kwargs=kwargs,
-        )
+class DenseEmbedder(AbsEmbedder):
+    """The methods of the classes that give dense vectors alone."""
 
     def encode_queries(
         self,
@@ -105,3 +61,51 @@ class FlagModel(AbsEmbedder):
             truncate_dim=self._truncate_dim(("dense",)),
         ).dense
         return dense[0] if single else dense
+
+
+class FlagModel(DenseEmbedder):
+    """Dense vectors with FlagEmbedding's arguments; `model_name_or_path` is a bundle or a Hub repository with one.
+
+    Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/inference/embedder/encoder_only/base.py
+    Raises InputError, ProviderError: an argument that the bundle cannot honour. BundleError: no such bundle.
+    """
+
+    DEFAULT_POOLING_METHOD = "cls"
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        normalize_embeddings: bool = True,
+        use_fp16: bool = True,
+        use_bf16: bool = False,
+        query_instruction_for_retrieval: str | None = None,
+        query_instruction_format: str = "{}{}",
+        devices: Devices = None,
+        pooling_method: str = "cls",
+        trust_remote_code: bool = False,
+        cache_dir: str | None = None,
+        batch_size: int = 256,
+        query_max_length: int = 512,
+        passage_max_length: int = 512,
+        convert_to_numpy: bool = True,
+        truncate_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        del trust_remote_code  # a bundle holds no code
+        require_numpy(convert_to_numpy)
+        super().__init__(
+            model_name_or_path,
+            normalize_embeddings=normalize_embeddings,
+            use_fp16=use_fp16,
+            use_bf16=use_bf16,
+            query_instruction_for_retrieval=query_instruction_for_retrieval,
+            query_instruction_format=query_instruction_format,
+            devices=devices,
+            pooling_method=pooling_method,
+            cache_dir=cache_dir,
+            batch_size=batch_size,
+            query_max_length=query_max_length,
+            passage_max_length=passage_max_length,
+            truncate_dim=truncate_dim,
+            kwargs=kwargs,
+        )
