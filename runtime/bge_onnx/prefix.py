@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.batches import BUDGET_TOKENS
-from bge_onnx.embeddings import Embeddings, Wanted
+from bge_onnx.embeddings import HEADS, Embeddings, Wanted
 from bge_onnx.session import Past
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Prefix:
             dense[rows] = self.embedder.run(
                 own, wanted, past=past, budget_tokens=budget_tokens, progress=progress
             ).dense
-        return Embeddings(count=len(token_ids), by_head={"dense": dense})
+        return Embeddings(count=len(token_ids), by_head={**dict.fromkeys(HEADS), "dense": dense})
 
 
 def shared_length(prefix: Ids, token_ids: Ids) -> int:
