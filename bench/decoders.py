@@ -1,0 +1,211 @@
+"""bge-en-icl on seeded random weights: queries per second zero-shot and behind examples, with and without prefix reuse.
+
+    bench/run decoders.py --model full --examples .../MTEB_SciFact.json --tokenizer .../tokenizer.model --out F.json
+    bench/run decoders.py --model 1b …    one billion parameters, beside FlagEmbedding
+
+Each measurement is a process of its own under /usr/bin/time; its peak memory is the process's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from cpu import FLAG_PYTHON, machine
+
+SHRUNK = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "intermediate_size": 7168,
+}
+TASK = "Given a scientific claim, retrieve documents that support or refute the claim."
+QUERIES = (
+    "Aspirin lowers the risk of colon cancer.",
+    "Vitamin D deficiency is unrelated to birth weight.",
+    "Taxation of sugar-sweetened beverages reduces obesity.",
+    "Statins increase blood cholesterol.",
+    "Macrophages are found in the gut.",
+    "Smoking raises the incidence of lung disease.",
+    "Exercise improves memory in old age.",
+    "Antibiotics change the composition of gut bacteria.",
+)
+EXAMPLES = 5
+ROUNDS = 3
+
+
+def ours(folder: str, examples: list[dict[str, str]], *, reuse: bool) -> Any:
+    from bge_onnx import Embedder
+    from bge_onnx.icl import Prompt, examples_text
+
+    bge = Embedder.open(folder)
+    if reuse:
+        few_shot = bge.with_examples(examples, instruction=TASK)
+        return lambda queries: few_shot.embed(queries, progress=False).dense
+    prompt = Prompt(examples=examples_text(examples, TASK), instruction=TASK)
+    return lambda queries: (
+        bge.embed_token_ids(prompt.token_ids(bge.tokenizer, queries, max_tokens=512), progress=False).dense
+    )
+
+
+def flag_embedding(folder: str, examples: list[dict[str, str]]) -> Any:
+    from FlagEmbedding import FlagICLModel
+
+    model = FlagICLModel(
+        folder, query_instruction_for_retrieval=TASK, examples_for_task=examples or None, use_fp16=False, devices="cpu"
+    )
+    return lambda queries: model.encode_queries(list(queries))
+
+
+def work(system: str, folder: str, examples_file: str, count: int) -> None:
+    """A process: open, one query, then rounds of `count` queries; JSON on stdout."""
+    examples = json.loads(Path(examples_file).read_text())[:EXAMPLES] if examples_file != "none" else []
+    start = time.perf_counter()
+    if system == "FlagEmbedding":
+        embed = flag_embedding(folder, examples)
+    else:
+        embed = ours(folder, examples, reuse=system == "ours, prefix reused")
+    opened = time.perf_counter() - start
+    embed(QUERIES[:1])
+    first = time.perf_counter() - start
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        embed(QUERIES[:count])
+        seconds.append((time.perf_counter() - start) / count)
+    print(json.dumps({"open_seconds": opened, "first_seconds": first, "seconds_per_query": statistics.median(seconds)}))
+
+
+def measure(system: str, folder: Path, examples: Path | None, count: int) -> dict[str, Any]:
+    python = str(FLAG_PYTHON) if system == "FlagEmbedding" else sys.executable
+    report = folder.parent / "time.txt"
+    command = [python, __file__, "--work", system, str(folder), str(examples or "none"), str(count)]
+    answer = subprocess.run(
+        ["/usr/bin/time", "-v", "-o", str(report), *command],
+        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
+    return {**json.loads(answer.stdout), "peak_mib": int(peak) / 1024}
+
+
+def prepare(model: str, target: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
+    """The bundle of a target at `folder`/`target`, and what its export took."""
+    source = ["--random-weights", "0", "--tokenizer", str(tokenizer)]
+    if model == "1b":
+        source = ["--checkpoint", str(shrunk(folder, tokenizer))]
+    report = folder / "time.txt"
+    command = ["bge-export", "run", "BAAI/bge-en-icl", "--target", target, "--out", str(folder / target), *source]
+    start = time.perf_counter()
+    subprocess.run(["/usr/bin/time", "-v", "-o", str(report), *command], check=True)
+    peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
+    record = json.loads((folder / target / "bundle.json").read_text())
+    size = sum(file["size_bytes"] for file in record["files"].values())
+    return {
+        "seconds": time.perf_counter() - start,
+        "peak_mib": int(peak) / 1024,
+        "size_mib": size / 2**20,
+        "parity": record["parity"]["heads"]["dense"],
+    }
+
+
+def shrunk(folder: Path, tokenizer: Path) -> Path:
+    """A checkpoint of one billion parameters, made once."""
+    from bge_export import catalog, random_checkpoint
+
+    out = folder / "checkpoint"
+    if not out.exists():
+        out.mkdir()
+        entry = catalog.find("bge-en-icl")
+        assert entry
+        config = entry.config | SHRUNK
+        random_checkpoint.write(out, config, seed=0, lower_case=False, sentencepiece_model=tokenizer)
+    return out
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    targets = arguments.targets.split(",")
+    exports = {target: prepare(arguments.model, target, folder, arguments.tokenizer) for target in targets}
+    rows = []
+    for examples in (None, arguments.examples):
+        shots = "zero-shot" if examples is None else f"{EXAMPLES} examples"
+        systems = [(target, system, folder / target) for target in targets for system in OURS]
+        if arguments.model == "1b":
+            systems.append(("float32", "FlagEmbedding", folder / "checkpoint"))
+        for target, system, bundle in systems:
+            count = len(QUERIES) if examples is None or system == OURS[1] else arguments.few
+            found = measure(system, bundle, examples, count)
+            rows.append({"target": target, "system": system, "shots": shots, **found})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    return {"machine": machine(), "model": arguments.model, "exports": exports, "rows": rows}
+
+
+OURS = ("ours, whole texts", "ours, prefix reused")
+
+
+def table(record: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["target"],
+            row["system"],
+            row["shots"],
+            f"{1 / row['seconds_per_query']:.3f}",
+            f"{row['open_seconds']:.1f}",
+            f"{row['first_seconds']:.1f}",
+            f"{row['peak_mib']:.0f}",
+        ]
+        for row in record["rows"]
+    ]
+    headers = ["target", "system", "", "queries/s", "open s", "to first vector s", "peak MiB"]
+    exports = [
+        f"- export to {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB, {found['size_mib']:.0f} MiB "
+        f"on disk; largest error {found['parity']['max_error']:.1e} of {found['parity']['limit']:.1e}"
+        for target, found in record["exports"].items()
+    ]
+    about = record["machine"]
+    family, number = about["family_model"]
+    where = f"{about['cpu']} (family {family}, model {number}; {', '.join(about['isa'])}), {about['date']}."
+    rows_table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+    return "\n".join([rows_table, "", *exports, "", where])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", nargs=4, metavar=("SYSTEM", "FOLDER", "EXAMPLES", "COUNT"), help=argparse.SUPPRESS)
+    parser.add_argument("--model", choices=("full", "1b"), default="1b")
+    parser.add_argument("--targets", default="cpu-int8,cpu-int4", help="comma-separated")
+    parser.add_argument("--examples", type=Path, help="a JSON list of few-shot examples")
+    parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model")
+    parser.add_argument("--few", type=int, default=2, help="queries a round where whole few-shot texts are computed")
+    parser.add_argument("--folder", type=Path, help="keep bundles here instead of a temporary folder")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
+    arguments = parser.parse_args()
+    if arguments.work:
+        work(*arguments.work[:3], int(arguments.work[3]))
+        return
+    if arguments.file:
+        print(table(json.loads(arguments.file.read_text())))
+        return
+    if not arguments.examples or not arguments.tokenizer:
+        parser.error("--examples and --tokenizer are needed")
+    with tempfile.TemporaryDirectory(prefix="bge-bench-", dir=arguments.folder) as temporary:
+        record = run(arguments, Path(temporary))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
