@@ -169,8 +169,8 @@ def table(record: dict[str, Any]) -> str:
     ]
     headers = ["target", "system", "", "queries/s", "open s", "to first vector s", "peak MiB"]
     exports = [
-        f"- export to {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB, {found['size_mib']:.0f} MiB "
-        f"on disk; largest error {found['parity']['max_error']:.1e} of {found['parity']['limit']:.1e}"
+        f"- export to {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB, {found['size_mib']:.0f} "
+        f"MiB on disk; largest error {found['parity']['max_error']:.1e} of {found['parity']['limit']:.1e}"
         for target, found in record["exports"].items()
     ]
     about = record["machine"]

@@ -248,6 +248,16 @@ def test_a_pickle_of_other_things_is_refused(checkpoint, zipped, value, kind):
     assert "Save the model's state_dict() alone." in text
 
 
+def test_a_weight_in_two_shards_is_refused(checkpoint):
+    """A weight that two files hold has two values: neither is taken."""
+    tensors = read_weights(checkpoint)
+    store_shards(checkpoint, tensors)
+    name = min(tensors)
+    for shard in sorted(checkpoint.glob("pytorch_model-*.bin")):
+        torch.save({**torch.load(shard, weights_only=True), name: tensors[name]}, shard)
+    assert f"expected each weight in one file, found {name} in another too." in refusal(checkpoint)
+
+
 def test_a_missing_shard_is_named(checkpoint):
     """An index that lists a file that is not there is an error that names the index and the file."""
     store_shards(checkpoint, read_weights(checkpoint))

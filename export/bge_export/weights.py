@@ -50,12 +50,19 @@ class Weights:
 
         heads  files of a linear layer each: `sparse_linear.pt` gives `sparse_linear.weight` and `sparse_linear.bias`
 
-        Raises CheckpointError: no weights, a truncated or damaged file, a pickle that holds more than tensors.
+        Raises CheckpointError: no weights, a truncated or damaged file, a pickle that holds more than tensors, a weight
+        in two files.
         """
         tensors: dict[str, tuple[Shape, Read]] = {}
         for file in weight_files(folder):
             _refuse_pointer(file)
-            tensors |= _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+            found = _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+            if twice := sorted(tensors.keys() & found.keys()):
+                raise CheckpointError(
+                    f"{file}: expected each weight in one file, found {', '.join(twice[:3])} in another too.\n"
+                    "    Are shards of two downloads mixed? Download the checkpoint again."
+                )
+            tensors |= found
         named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
         for head in heads:
             file = folder / head
