@@ -144,7 +144,8 @@ def test_lowering_says_how_many_calls_it_swapped():
 
 def test_a_wrong_graph_is_not_written(tiny_checkpoint, tmp_path, monkeypatch):
     """A bundle whose vectors are not PyTorch's is refused with the error, its place and its limit."""
-    monkeypatch.setattr(check, "worst", lambda *_, limit: HeadParity(max_error=0.5, limit=limit, text=7, tokens=33))
+    worst = HeadParity(max_error=0.5, measure="difference", limit=2e-5, text=7, tokens=33)
+    monkeypatch.setattr(check, "worst", lambda *_, **__: worst)
     request = Request(model="tiny", target="cpu-fp32", checkpoint=tiny_checkpoint, options=Options(pooling="cls"))
     with pytest.raises(
         BundleError, match=r"within 2e-05 of PyTorch's, found 5\.0e-01 \(dense\) at a text of 33 tokens"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,8 @@ from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
 from bge_export.weights import Weights
 from bge_onnx import Embedder
-from bge_onnx.bundle import HeadParity, Parity
+from bge_onnx.bundle import HeadParity, Measure, Parity
+from bge_onnx.embeddings import Wanted
 
 LENGTHS = (
     1,
@@ -53,6 +54,8 @@ LENGTHS = (
 """Around the multiples where kernels have tails, up to the model's limit."""
 
 SHORT_TOKENS = 512
+PREFIXES = 3
+"""Texts of a decoder whose first half is given as a prefix too."""
 
 MULTIPLICATIONS = 10**13
 """That a check may cost, times two: some minutes on two cores."""
@@ -114,7 +117,9 @@ def _affordable(checkpoint: Path, token_ids: Sequence[NDArray[np.int64]]) -> lis
     return sorted(order[: max(1, int((tokens <= budget).sum()))])
 
 
-def compare(embedder: Embedder, expected: Expected, *, limit: float, progress: bool = False) -> Parity:
+def compare(
+    embedder: Embedder, expected: Expected, *, limit: float, measure: Measure = "difference", progress: bool = False
+) -> Parity:
     """Compare a bundle, by every head, with what PyTorch gave."""
     ours = embedder.tokenizer.encode(expected.texts)
     mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids, strict=False))
@@ -122,11 +127,10 @@ def compare(embedder: Embedder, expected: Expected, *, limit: float, progress: b
     found = embedder.embed_token_ids(expected.token_ids, heads=heads, progress=progress or None)
     wanted = expected.heads
     tokens = [len(ids) for ids in expected.token_ids]
-    errors = {"dense": vector_errors(found.dense, wanted.dense)}
-    if len(heads) > 1:  # dense alone takes a shorter way through the last layer
-        short = [index for index, ids in enumerate(expected.token_ids) if len(ids) <= SHORT_TOKENS]
-        alone = embedder.embed_token_ids([expected.token_ids[index] for index in short], progress=progress or None)
-        errors["dense"][short] = np.maximum(errors["dense"][short], vector_errors(alone.dense, wanted.dense[short]))
+    dense_errors = vector_errors if measure == "difference" else cosine_errors
+    errors = {"dense": dense_errors(found.dense, wanted.dense)}
+    for places, vectors in _other_ways(embedder, expected.token_ids):
+        errors["dense"][places] = np.maximum(errors["dense"][places], dense_errors(vectors, wanted.dense[places]))
     if wanted.sparse is not None:
         pairs = zip(found.sparse, wanted.sparse, strict=True)
         errors["sparse"] = np.array([sparse_error(ours, theirs) for ours, theirs in pairs])
@@ -135,10 +139,32 @@ def compare(embedder: Embedder, expected: Expected, *, limit: float, progress: b
         errors["colbert"] = np.array([vector_errors(ours, theirs).max(initial=0) for ours, theirs in rows])
     return Parity(
         texts=len(expected.token_ids),
-        heads={head: worst(of_texts, tokens, limit=limit) for head, of_texts in errors.items()},
+        heads={head: worst(of_texts, tokens, limit=limit, measure=measure) for head, of_texts in errors.items()},
         tokenizer_mismatches=mismatches,
         reference=f"transformers {version('transformers')}, torch {version('torch')}, float32",
     )
+
+
+def _other_ways(
+    embedder: Embedder, token_ids: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """Dense vectors that come another way through the graph, with their places: alone, and behind a prefix."""
+    short = [index for index, ids in enumerate(token_ids) if len(ids) <= SHORT_TOKENS]
+    if len(embedder.bundle.outputs) > 1:  # dense alone takes a shorter way through the last layer
+        yield short, embedder.embed_token_ids([token_ids[index] for index in short]).dense
+    if embedder.bundle.causal:
+        for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
+            ids = token_ids[index]
+            prefix = embedder.prefix_of("", ids[: len(ids) // 2])
+            yield [index], prefix.embed_whole([ids], Wanted()).dense
+
+
+def cosine_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """1 - cosine of each of N vectors (N, D)."""
+    left, right = (vectors.astype(np.float64) for vectors in (found, wanted))
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    errors: NDArray[np.float64] = 1 - np.einsum("nd,nd->n", left, right) / lengths
+    return errors
 
 
 def vector_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -153,8 +179,10 @@ def sparse_error(found: Mapping[int, float], wanted: Mapping[int, float]) -> flo
     return max((abs(found.get(token, 0) - wanted.get(token, 0)) for token in {*found, *wanted}), default=0.0)
 
 
-def worst(errors: NDArray[np.float64], tokens: Sequence[int], *, limit: float) -> HeadParity:
+def worst(
+    errors: NDArray[np.float64], tokens: Sequence[int], *, limit: float, measure: Measure = "difference"
+) -> HeadParity:
     """The largest of N texts' errors, with its place and length; NaN counts as infinite."""
     errors = np.where(np.isnan(errors), np.inf, errors)
     text = int(errors.argmax())
-    return HeadParity(max_error=float(errors[text]), limit=limit, text=text, tokens=tokens[text])
+    return HeadParity(max_error=float(errors[text]), measure=measure, limit=limit, text=text, tokens=tokens[text])

@@ -271,13 +271,15 @@ def _report(parity: Parity) -> None:
         f"token ids  {'equal' if not parity.tokenizer_mismatches else f'{parity.tokenizer_mismatches} texts differ'}",
         err=True,
     )
-    click.echo("head       max error   at                     limit     used", err=True)
+    click.echo("head       max error   at                     limit     used     measure", err=True)
     for head, found in parity.heads.items():
         where = f"text {found.text} ({found.tokens} tokens)"
         used = 100 * found.max_error / found.limit
         verdict = "passed" if found.passed else "FAILED"
         click.echo(
-            f"{head:10} {found.max_error:.1e}     {where:22} {found.limit:.1e}   {used:3.0f} %   {verdict}", err=True
+            f"{head:10} {found.max_error:.1e}     {where:22} {found.limit:.1e}   {used:3.0f} %   {verdict}   "
+            f"{found.measure}",
+            err=True,
         )
 
 

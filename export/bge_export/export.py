@@ -62,7 +62,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
             parity = check.compare(
-                Embedder.open(partial), expected, limit=target.limit_for(dims["dense"]), progress=progress
+                Embedder.open(partial), expected, limit=target.limit, measure=target.measure, progress=progress
             )
             _require(parity, out)
             bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
@@ -157,10 +157,9 @@ def check_bundle(
                 f"(sha256 {bundle.source.sha256}), found others ({source.sha256}).\n"
                 f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
             )
+        target = _target(bundle.target)
         expected = check.expect(weights_folder, recipe_of(bundle), progress=progress)
-        return check.compare(
-            embedder, expected, limit=_target(bundle.target).limit_for(bundle.dims["dense"]), progress=progress
-        )
+        return check.compare(embedder, expected, limit=target.limit, measure=target.measure, progress=progress)
 
 
 def recipe_of(bundle: Bundle) -> Recipe:

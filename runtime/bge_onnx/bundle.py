@@ -43,11 +43,18 @@ class Source:
     sha256: str | None = None  # over all weight files in name order; of random weights, over the head files given
 
 
+Measure = Literal["difference", "1 - cosine"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadParity:
-    """Largest absolute difference of one head from float32 PyTorch, and where it was."""
+    """The largest error of one head against float32 PyTorch, and where it was.
+
+    measure  "difference", the largest absolute one of unit vectors; "1 - cosine" where weights are rounded
+    """
 
     max_error: float
+    measure: Measure
     limit: float
     text: int  # index of the worst text among those compared
     tokens: int  # that text's length

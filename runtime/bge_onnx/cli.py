@@ -153,7 +153,10 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         "max tokens": str(manifest.max_tokens),
         "query": repr(manifest.prompts.get("query", "")),
         "files": f"{len(manifest.files)}, {size_mb:,.1f} MB{', hashes compared' if verify else ''}",
-        **{f"{head} error": f"{found.max_error:.1e} of {found.limit:.1e} allowed" for head, found in parity.items()},
+        **{
+            f"{head} error": f"{found.max_error:.1e} of {found.limit:.1e} allowed ({found.measure})"
+            for head, found in parity.items()
+        },
     }
     for name, fact in facts.items():
         click.echo(f"{name:12} {fact}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bge_export.lowering import Swap, cpu_fp32, cpu_nbits, portable
-from bge_onnx.bundle import Layout
+from bge_onnx.bundle import Layout, Measure
 
 ENCODERS = ("bert", "xlm-roberta")
 DECODERS = ("mistral", "gemma2")
@@ -20,19 +19,13 @@ class Target:
     provider: str
     layout: Layout
     swaps: Mapping[str, Swap]
-    limit: float = 2e-5  # largest absolute error from float32 PyTorch, on unit vectors
-    limit_times_root: float | None = (
-        None  # of rounded weights: the limit is this over sqrt(D), about a component's size
-    )
+    measure: Measure = "difference"  # of vectors from float32 PyTorch's
+    limit: float = 2e-5  # largest value of that measure
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
     model_types: tuple[str, ...] = ENCODERS
-
-    def limit_for(self, width: int) -> float:
-        """The largest error of vectors of `width` components."""
-        return self.limit if self.limit_times_root is None else self.limit_times_root / math.sqrt(width)
 
 
 TARGETS = {
@@ -46,14 +39,16 @@ TARGETS = {
         provider="CPUExecutionProvider",
         layout="equal",
         swaps=cpu_nbits.swaps(8),
-        limit_times_root=0.2,
+        measure="1 - cosine",
+        limit=0.01,
         model_types=DECODERS,
     ),
     "cpu-int4": Target(
         provider="CPUExecutionProvider",
         layout="equal",
         swaps=cpu_nbits.swaps(4),
-        limit_times_root=2.0,
+        measure="1 - cosine",
+        limit=0.2,
         model_types=DECODERS,
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
