@@ -27,6 +27,8 @@ CHUNK_ROWS = 4096
 ACCURACY_LEVEL = 4
 """MatMulNBits quantises activations to 8 bits, each row and block by itself: a row's result depends on no other row."""
 
+TINY = np.finfo(np.float32).tiny  # below, an inverse overflows: such a block is zeros
+
 Packed = NDArray[np.uint8]
 
 
@@ -45,17 +47,26 @@ def quantize(rows: Array, bits: int) -> tuple[Packed, Array]:
     rows     (N, K)
     returns  (N, blocks, block × bits / 8) uint8, two 4-bit values a byte, the first in its low half; (N, blocks)
     """
-    count, width = rows.shape
-    block = BLOCKS[bits]
-    blocks = np.pad(rows, ((0, 0), (0, -width % block))).reshape(count, -1, block)
-    largest = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[..., None], axis=2)[..., 0]
+    blocks = _blocks(rows, bits)
+    scales = _scales(blocks, bits)
     middle = 1 << (bits - 1)
-    scales = (largest / -middle).astype(np.float32)
-    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=scales != 0)
+    inverse = np.divide(1, scales, out=np.zeros_like(scales), where=np.abs(scales) > TINY)
     integers = np.clip(np.rint(blocks * inverse[..., None]) + middle, 0, 2 * middle - 1).astype(np.uint8)
     if bits == 4:
         integers = integers[..., 0::2] | integers[..., 1::2] << 4
     return integers, scales
+
+
+def _blocks(rows: Array, bits: int) -> Array:
+    count, width = rows.shape
+    return np.pad(rows, ((0, 0), (0, -width % BLOCKS[bits]))).reshape(count, -1, BLOCKS[bits])
+
+
+def _scales(blocks: Array, bits: int) -> Array:
+    """The value of a block that is largest without its sign, with its sign, over the lowest integer."""
+    high, low = blocks.max(axis=2), blocks.min(axis=2)
+    scales: Array = np.where(high > -low, high, low) / np.float32(-(1 << (bits - 1)))
+    return scales
 
 
 def _project(call: ir.Node, bits: int) -> ir.Node:
@@ -106,7 +117,8 @@ def _initializers(call: ir.Node, matrix: LazyRows, bits: int, *, flat: bool = Fa
     def scales() -> ir.TensorProtocol:
         found = np.empty((count, blocks), dtype=np.float32)
         for start in range(0, count, CHUNK_ROWS):
-            found[start : start + CHUNK_ROWS] = quantize(matrix.rows(start, min(count, start + CHUNK_ROWS)), bits)[1]
+            rows = matrix.rows(start, min(count, start + CHUNK_ROWS))
+            found[start : start + CHUNK_ROWS] = _scales(_blocks(rows, bits), bits)
         return ir.tensor(found, name=f"{matrix.name}.scales")
 
     assert call.graph is not None
