@@ -15,6 +15,7 @@ from bge_export.checkpoint import Options
 from bge_export.export import Request, export
 from bge_export.lowering import cpu_nbits
 from bge_onnx import CheckpointError, Embedder, InputError
+from bge_onnx.embeddings import Wanted
 from bge_onnx.session import Session
 from tiny import edit_json, read_weights, store_weights
 
@@ -286,3 +287,21 @@ def test_rounding_errs_by_half_a_step(bits):
     assert (np.abs(found - rows) <= steps * 1.001).all()
     assert (np.abs(found - rows) <= steps / 2 * 1.001).mean() > 0.95
     assert not found[3, :128].any()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounded_weights_give_the_same_bits_in_any_batch(tmp_path, bits):
+    """Activations are rounded row by row: a text's vector does not depend on its neighbours, nor on their number."""
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    random_checkpoint.write(folder, CONFIGS["mistral"] | {"hidden_size": 256}, seed=0, lower_case=False)
+    embedder = Embedder.open(export_decoder(folder, tmp_path / "bundle", target=f"cpu-int{bits}").folder)
+    texts = [ids for length in (1, 3, 3, 3, 17, 17, 40) for ids in token_ids(1, length, seed=length + bits)]
+    together = embedder.embed_token_ids(texts, budget_tokens=64).dense
+    alone = [embedder.embed_token_ids([text]).dense[0] for text in texts]
+    np.testing.assert_array_equal(together, alone)
+    whole = [np.concatenate([texts[-1], text]) for text in texts]
+    prefix = embedder.prefix_of("", texts[-1])
+    found = prefix.embed_whole(whole, Wanted()).dense
+    cosines = np.einsum("nd,nd->n", found, embedder.embed_token_ids(whole).dense)
+    assert cosines.min() > 0.9999

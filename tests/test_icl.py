@@ -69,7 +69,7 @@ def test_examples_are_rendered_as_flagembedding_does():
         f"<instruct>{TASK}\n<query>what is BM25?\n<response>A ranking function.\n\n"
         f"<instruct>{TASK}\n<query>q\n<response>\n\n"
     )
-    assert examples_text([], TASK) == ""
+    assert examples_text([], TASK) == "\n\n"  # FlagEmbedding's, of an empty list
 
 
 @pytest.mark.parametrize(
@@ -158,13 +158,14 @@ def test_flag_icl_model(bundle, bge):
 
 
 def test_flag_llm_model(bundle, bge):
-    """FlagLLMModel has FlagEmbedding's own template; FlagAutoModel sets that of bge-multilingual-gemma2."""
+    """FlagLLMModel has FlagEmbedding's own template; FlagAutoModel asks for that of a model it does not know."""
     model = FlagLLMModel(str(bundle), query_instruction_for_retrieval=TASK)
     wanted = bge.embed([f"Instruct: {TASK}\nQuery: tea?"]).dense
     np.testing.assert_array_equal(model.encode_queries(["tea?"]), wanted)
-    auto = FlagAutoModel.from_finetuned(str(bundle), query_instruction_for_retrieval=TASK)
+    auto = FlagAutoModel.from_finetuned(str(bundle), query_instruction_format="{}: {}")
     assert isinstance(auto, FlagLLMModel)
-    assert auto.query_instruction_format == "<instruct>{}\n<query>{}"
+    with pytest.raises(InputError, match="expected the template of tiny-icl's queries"):
+        FlagAutoModel.from_finetuned(str(bundle))
     with pytest.raises(ValueError, match="pooling_method: expected 'last_token'"):
         FlagLLMModel(str(bundle), pooling_method="cls")
 
@@ -193,3 +194,26 @@ def test_a_file_that_holds_no_examples(bundle, tmp_path, content, message):
         path.write_text(content)
     with pytest.raises(InputError, match=message):
         CliRunner().invoke(cli, ["embed", str(bundle), "--examples", str(path)], input="q\n", catch_exceptions=False)
+
+
+def test_queries_without_a_task_have_their_response_mark(bge, bundle):
+    """embed_queries and `bge embed --query` give FlagICLModel's queries without instruction, never the bare text."""
+    wanted = FlagICLModel(str(bundle)).encode_queries(["what is tea?"])
+    np.testing.assert_allclose(bge.embed_queries(["what is tea?"]).dense, wanted, atol=2e-6)
+    result = CliRunner().invoke(cli, ["embed", str(bundle), "--query"], input="what is tea?\n", catch_exceptions=False)
+    np.testing.assert_allclose([json.loads(result.stdout)["dense"]], wanted, atol=2e-6)
+
+
+def test_a_task_without_examples_is_a_prompt(bge):
+    """Models with tasks but without response mark, as bge-multilingual-gemma2, take the task in front."""
+    assert bge.task_prompt("Find it.") == "<instruct>Find it.\n<query>"
+
+
+def test_models_that_take_no_examples(tiny, tiny_bundle):
+    """Examples and tasks are refused by models that were not trained with them."""
+    with pytest.raises(InputError, match="expected a bundle of bge-en-icl or its kin"):
+        tiny.with_examples(EXAMPLES)
+    with pytest.raises(InputError, match="expected a bundle of a model with tasks"):
+        tiny.task_prompt(TASK)
+    with pytest.raises(InputError, match="expected a bundle of a decoder, found one of bert"):
+        FlagICLModel(str(tiny_bundle))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from bge_export import bundle_writer, catalog, check, checkpoint_tokenizer, heads, hub, random_checkpoint
 from bge_export.checkpoint import Options, Recipe, read_recipe
@@ -51,7 +50,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe = _read(request, folder)
-        size_bytes = _check_weights(folder, config, recipe)
+        size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
             expected = check.expect(folder, recipe, progress=progress)
@@ -110,13 +109,13 @@ def _wanted(recipe: Recipe, target: Target) -> Wanted:
 
 
 def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
-    """Bytes in float32 of all weights that count. Raises CheckpointError: some are missing, misshapen or unknown."""
+    """How many numbers all weights that count have. Raises CheckpointError: some are missing, misshapen or unknown."""
     model_type = config.required["model_type"]
     model_file = MODELS[model_type]
     weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
     shapes = model_file.weight_shapes(config) | heads.weight_shapes(recipe.heads, config.hidden_size, weights)
     weights.check(shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=model_type)
-    return sum(4 * int(np.prod(shape)) for shape in shapes.values())
+    return sum(math.prod(shape) for shape in shapes.values())
 
 
 def check_bundle(

@@ -33,9 +33,9 @@ def cli() -> None:
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
 @click.option("--query", is_flag=True, help="The texts are queries: put the model's query instruction in front.")
 @click.option("--heads", default="dense", show_default=True, help="Out of dense,sparse,colbert, with commas between.")
-@click.option("--instruction", help="A task in front of queries, for bge-en-icl: they are then few-shot queries.")
+@click.option("--instruction", help="The texts are queries of this task (bge-en-icl, bge-multilingual-gemma2).")
 @click.option(
-    "--examples", type=click.Path(path_type=Path, allow_dash=True), help="Few-shot examples for --instruction: JSON."
+    "--examples", type=click.Path(path_type=Path), help="Few-shot examples in front of them: a JSON list (bge-en-icl)."
 )
 @click.option("--mcls", is_flag=True, help="Long texts as the mean over a CLS token every 256 tokens.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
@@ -71,12 +71,18 @@ def embed(
     from bge_onnx.files import read_examples, read_texts
 
     embedder = Embedder.open(bundle, threads=threads)
-    if instruction is not None or examples is not None:
+    wanted = tuple(head.strip() for head in heads.split(","))
+    if embedder.takes_examples and (query or instruction is not None or examples is not None):
+        if mcls or wanted != ("dense",):
+            raise click.UsageError("few-shot queries have dense vectors only: leave --heads and --mcls out")
         few_shot = embedder.with_examples(read_examples(examples) if examples else (), instruction=instruction)
         _write(few_shot.stream(read_texts(file)), out, force=force)
         return
+    if examples is not None:
+        embedder.with_examples()  # says which models take examples
     prompt = embedder.bundle.prompts.get("query" if query else "passage", "")
-    wanted = tuple(head.strip() for head in heads.split(","))
+    if instruction is not None:
+        prompt = embedder.task_prompt(instruction)
     embeddings = embedder.stream(read_texts(file), heads=wanted, prompt=prompt, mcls=mcls)
     _write(embeddings, out, force=force)
 

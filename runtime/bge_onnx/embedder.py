@@ -16,7 +16,7 @@ from bge_onnx.bundle import Bundle
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
-from bge_onnx.icl import FewShot, Prompt, examples_text
+from bge_onnx.icl import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, FewShot, Prompt, examples_text
 from bge_onnx.mcls import insert_cls
 from bge_onnx.prefix import Prefix
 from bge_onnx.scores import EQUAL, check_pairs, check_weights, distinct, score_pairs, similarity
@@ -129,7 +129,12 @@ class Embedder:
         max_tokens: int | None = None,
         progress: bool | None = None,
     ) -> Embeddings:
-        """Vectors of search queries, with the model's own query instruction in front."""
+        """Vectors of search queries, with the model's own query instruction in front; of bge-en-icl without a task."""
+        if self.takes_examples:
+            wanted = Wanted(heads=tuple(heads))
+            wanted.check(self.bundle)
+            token_ids = Prompt().token_ids(self.tokenizer, queries, max_tokens=max_tokens or QUERY_TOKENS)
+            return self.run(token_ids, wanted, progress=progress)
         prompt = self.bundle.prompts.get("query", "")
         return self.embed(queries, heads=heads, prompt=prompt, max_tokens=max_tokens, progress=progress)
 
@@ -240,10 +245,32 @@ class Embedder:
         >>> few_shot.embed(["capital of Mongolia"]).dense.shape
         (1, 4096)
 
-        Raises InputError: no causal model, examples that are no mappings of strings, or too long.
+        Raises InputError: a model that takes no examples, examples that are no mappings of strings, or too long.
         """
-        self._require_causal()
-        return FewShot.make(self, Prompt(examples=examples_text(examples, instruction), instruction=instruction))
+        if not self.takes_examples:
+            raise InputError(
+                f"examples: expected a bundle of bge-en-icl or its kin, whose tokenizer has {RESPONSE}, found "
+                f"{self.bundle.name}.\n    Give other models a task with prompt= or `with_prefix`."
+            )
+        rendered = examples_text(examples, instruction) if examples else ""
+        return FewShot.make(self, Prompt(examples=rendered, instruction=instruction))
+
+    @property
+    def takes_examples(self) -> bool:
+        """Whether queries stand behind few-shot examples and in front of a response mark, as in bge-en-icl."""
+        return self.bundle.causal and self.tokenizer.backend.token_to_id(RESPONSE) is not None
+
+    def task_prompt(self, instruction: str) -> str:
+        """What stands in front of a query for a task, as bge-multilingual-gemma2 has it: a `prompt` for `embed`.
+
+        Raises InputError: a model that takes no task.
+        """
+        if not self.bundle.causal or self.tokenizer.backend.token_to_id(QUERY) is None:
+            raise InputError(
+                f"instruction: expected a bundle of a model with tasks, whose tokenizer has {QUERY}, found "
+                f"{self.bundle.name}.\n    Others have an instruction of their own: bge embed --query."
+            )
+        return QUERY_FORMAT.format(instruction, "")
 
     def _require_causal(self) -> None:
         if not self.bundle.causal:

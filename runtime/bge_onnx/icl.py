@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 QUERY_FORMAT = "<instruct>{}\n<query>{}"
 EXAMPLE_FORMAT = "<instruct>{}\n<query>{}\n<response>{}"
 SUFFIX = "\n<response>"
+RESPONSE, QUERY = "<response>", "<query>"
+"""Special tokens: models with the first take examples, models with the second a task."""
 QUERY_TOKENS = 512
 """FlagEmbedding's default length of a query; examples are never cut."""
 
@@ -35,7 +37,7 @@ STREAM_QUERIES = 256
 def examples_text(
     examples: Sequence[Mapping[str, str]], instruction: str | None, example_format: str = EXAMPLE_FORMAT
 ) -> str:
-    """Examples of instruct, query and response one after another, with blank lines between; "" without any.
+    """Examples of instruct, query and response one after another, a blank line behind each.
 
     A missing `instruct` is the query's own instruction, a missing `query` or `response` is empty, as in FlagEmbedding.
     Raises InputError: no mappings of strings, or neither the example nor the query has an instruction.
@@ -44,7 +46,7 @@ def examples_text(
     for index, example in enumerate(examples):
         values = _values(index, example, instruction)
         rendered.append(example_format.replace("\\n", "\n").format(*values))
-    return "\n\n".join(rendered) + "\n\n" if rendered else ""
+    return "\n\n".join(rendered) + "\n\n"
 
 
 def _values(index: int, example: Any, instruction: str | None) -> list[str]:

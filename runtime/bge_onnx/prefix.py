@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int64]
 
+LONG_TOKENS = 1024
+"""A text with more tokens of its own is computed whole."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prefix:
@@ -72,7 +75,7 @@ class Prefix:
         What a text has in common with the prefix is not computed again. That may end before the prefix does: a
         tokenizer can merge its last letters with the text's first.
         """
-        shared = np.array([shared_length(self.token_ids, ids) for ids in token_ids], dtype=np.int64)
+        shared = np.array([self._shared(ids) for ids in token_ids], dtype=np.int64)
         dense = np.empty((len(token_ids), wanted.width(self.embedder.bundle)), dtype=np.float32)
         for length in np.unique(shared):
             rows = np.flatnonzero(shared == length)
@@ -82,6 +85,13 @@ class Prefix:
                 own, wanted, past=past, budget_tokens=budget_tokens, progress=progress
             ).dense
         return Embeddings(count=len(token_ids), by_head={**dict.fromkeys(HEADS), "dense": dense})
+
+    def _shared(self, token_ids: Ids) -> int:
+        """Tokens to take from the prefix: none for a long text, whose own attention behind a prefix needs the matrix of
+        tokens by tokens that it does not need alone.
+        """
+        shared = shared_length(self.token_ids, token_ids)
+        return shared if len(token_ids) - shared <= LONG_TOKENS else 0
 
 
 def shared_length(prefix: Ids, token_ids: Ids) -> int:

@@ -67,7 +67,8 @@ class Session:
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
         total_tokens = sum(batch.input_ids.size for batch in batches)
-        if len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS:
+        few = len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS
+        if few or self.bundle.causal:  # a decoder's weights take gigabytes: never twice
             session = self.load(self.threads)
             for batch in batches:
                 yield batch, self._run_one(session, batch, names, past)

@@ -21,6 +21,7 @@ class Target:
     swaps: Mapping[str, Swap]
     measure: Measure = "difference"  # of vectors from float32 PyTorch's
     limit: float = 2e-5  # largest value of that measure
+    bytes_per_weight: float = 4
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
@@ -41,6 +42,7 @@ TARGETS = {
         swaps=cpu_nbits.swaps(8),
         measure="1 - cosine",
         limit=0.01,
+        bytes_per_weight=1.1,
         model_types=DECODERS,
     ),
     "cpu-int4": Target(
@@ -49,6 +51,7 @@ TARGETS = {
         swaps=cpu_nbits.swaps(4),
         measure="1 - cosine",
         limit=0.2,
+        bytes_per_weight=0.8,  # the word table has 8 bits
         model_types=DECODERS,
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state

@@ -13,6 +13,7 @@ from bge_onnx.flag.m3 import BGEM3FlagModel
 from bge_onnx.hub import find_bundle
 from bge_onnx.icl import QUERY_FORMAT
 
+WITH_TASKS = ("BAAI/bge-en-icl", "BAAI/bge-multilingual-gemma2")
 Model = FlagModel | BGEM3FlagModel | FlagLLMModel | FlagICLModel
 CLASSES: dict[str, type[Model]] = {
     "encoder-only-base": FlagModel,
@@ -59,7 +60,14 @@ class FlagAutoModel:
         if name is not None and name not in CLASSES:
             raise InputError(f"model_class: expected one of {', '.join(CLASSES)}, found {model_class!r}.")
         bundle = Bundle.open(find_bundle(model_name_or_path, cache_dir=more.get("cache_dir")))
-        template = QUERY_FORMAT if bundle.causal and name is None else "{}{}"
+        template = "{}{}"
+        if bundle.causal and name is None:
+            template = QUERY_FORMAT
+            if bundle.model not in WITH_TASKS and query_instruction_format is None:
+                raise InputError(
+                    f"query_instruction_format: expected the template of {bundle.model}'s queries, found none.\n"
+                    f"    It is known of {' and '.join(WITH_TASKS)} only."
+                )
         return CLASSES[name or _fitting(bundle)](
             model_name_or_path,
             normalize_embeddings=normalize_embeddings,

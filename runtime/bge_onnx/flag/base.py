@@ -119,10 +119,14 @@ def first_set(value: int | None, default: int) -> int:
 
 
 def refuse(keywords: dict[str, Any]) -> None:
-    """FlagEmbedding hands further keywords to its tokenizer; here they would do nothing. Raises InputError."""
-    if keywords:
+    """FlagEmbedding hands further keywords to its tokenizer; here they would do nothing. Raises InputError.
+
+    `pad_to_multiple_of` changes no vector there either: it is accepted.
+    """
+    others = sorted(keywords.keys() - {"pad_to_multiple_of"})
+    if others:
         raise InputError(
-            f"expected FlagEmbedding's own arguments, found {', '.join(sorted(keywords))}.\n"
+            f"expected FlagEmbedding's own arguments, found {', '.join(others)}.\n"
             "    Keywords for a transformers tokenizer have no meaning here: leave them out."
         )
 

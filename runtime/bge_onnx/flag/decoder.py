@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bge_onnx.embeddings import Vectors
+from bge_onnx.errors import InputError
 from bge_onnx.flag.base import Devices, first_set, refuse, require_numpy
 from bge_onnx.flag.encoder import DenseEmbedder
 from bge_onnx.icl import EXAMPLE_FORMAT, QUERY_FORMAT, SUFFIX, FewShot, Prompt, examples_text
@@ -23,6 +24,10 @@ class LastTokenEmbedder(DenseEmbedder):
             raise ValueError("pooling_method: expected 'last_token' for a decoder")
         require_numpy(arguments.pop("convert_to_numpy"))
         super().__init__(model_name_or_path, pooling_method="last_token", **arguments)
+        if not self.embedder.bundle.causal:
+            raise InputError(
+                f"{model_name_or_path}: expected a bundle of a decoder, found one of {self.embedder.bundle.model_type}."
+            )
 
 
 class FlagLLMModel(LastTokenEmbedder):
@@ -126,7 +131,9 @@ class FlagICLModel(LastTokenEmbedder):
         """Take other examples; None takes those of the constructor."""
         examples = self.examples_for_task if examples_for_task is None else examples_for_task
         instruction = self.query_instruction_for_retrieval
-        self.prefix = examples_text(examples or (), instruction, self.examples_instruction_format)
+        self.prefix = ""
+        if examples is not None:  # an empty list gives a blank line, in FlagEmbedding too
+            self.prefix = examples_text(examples, instruction, self.examples_instruction_format)
 
     @staticmethod
     def get_detailed_example(instruction_format: str, instruction: str, query: str, response: str) -> str:
