@@ -40,7 +40,9 @@ def read_examples(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8")
         found = (
-            [json.loads(line) for line in text.splitlines() if line] if path.suffix == ".jsonl" else json.loads(text)
+            [json.loads(line) for line in text.split("\n") if line.strip()]
+            if path.suffix == ".jsonl"
+            else json.loads(text)
         )
     except FileNotFoundError:
         raise InputError(f"{path}: expected a file of examples, found none.") from None
