@@ -181,16 +181,21 @@ def test_random_weights_are_the_same_for_the_same_seed(tmp_path):
 
 
 def test_the_catalog_knows_all_models():
-    """All names of v1 and v1.5 and bge-m3, each with its own pinned revision, instruction and licence."""
+    """All names of v1 and v1.5, bge-m3 and the decoders, each with its own pinned revision, instruction and licence."""
     names = {
         f"bge-{size}-{language}{v}"
         for size in ("small", "base", "large")
         for language in ("en", "zh")
         for v in ("", "-v1.5")
     }
-    assert {entry.short_name for entry in catalog.ENTRIES} == {*names, "bge-m3"}
-    assert len({entry.revision for entry in catalog.ENTRIES}) == 13
-    assert {entry.licence for entry in catalog.ENTRIES} == {"mit"}
+    assert {entry.short_name for entry in catalog.ENTRIES} == {
+        *names,
+        "bge-m3",
+        "bge-en-icl",
+        "bge-multilingual-gemma2",
+    }
+    assert len({entry.revision for entry in catalog.ENTRIES}) == 15
+    assert {entry.licence for entry in catalog.ENTRIES} == {"mit", "apache-2.0", "gemma"}
     assert all(len(entry.revision) == 40 for entry in catalog.ENTRIES)
     prompts = {entry.short_name: entry.query_prompt for entry in catalog.ENTRIES}
     assert prompts["bge-base-en"] == "Represent this sentence for searching relevant passages: "
@@ -199,14 +204,15 @@ def test_the_catalog_knows_all_models():
 
 @pytest.mark.parametrize("entry", catalog.ENTRIES, ids=lambda entry: entry.short_name)
 def test_catalog_sizes_give_the_published_parameters(entry):
-    """Each architecture, pooler included, has as many parameters as BAAI's."""
+    """Each architecture, an encoder's pooler included, has as many parameters as BAAI's."""
     from bge_export.models import MODELS
 
     model = MODELS[entry.config["model_type"]]
     config = {key: value for key, value in entry.config.items() if key in model.Config.__dataclass_fields__}
     shapes = model.weight_shapes(model.Config(**config))
     width = entry.config["hidden_size"]
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) + width * width + width == entry.parameters
+    pooler = width * width + width if entry.pooling == "cls" else 0
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) + pooler == entry.parameters
 
 
 @pytest.mark.checkpoint
