@@ -111,6 +111,8 @@ def test_few_shot_vectors_are_those_of_the_whole_text(bge):
     np.testing.assert_allclose(few_shot.embed(queries).dense, bge.embed_token_ids(whole).dense, atol=2e-6)
     assert [part.dense.shape[0] for part in few_shot.stream(iter(queries), window=3)] == [3, 1]
     assert [part.dense.shape for part in few_shot.stream([])] == [(0, 32)]
+    with pytest.raises(InputError, match="expected an iterable of strings, found one string"):
+        next(few_shot.stream("what is tea?"))
 
 
 def test_queries_compute_their_own_tokens_only(bge, monkeypatch):

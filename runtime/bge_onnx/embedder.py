@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from bge_onnx.prefix import Prefix
 from bge_onnx.scores import EQUAL, check_pairs, check_weights, distinct, score_pairs, similarity
 from bge_onnx.session import Outputs, Past, Session
 from bge_onnx.threads import resolve_threads
-from bge_onnx.tokenizer import Tokenizer
+from bge_onnx.tokenizer import Tokenizer, check_token_ids, windows
 
 DENSE = ("dense",)
 
@@ -118,7 +117,8 @@ class Embedder:
         """
         wanted = Wanted(heads=tuple(heads))
         wanted.check(self.bundle)
-        checked = self._check_token_ids(token_ids)
+        vocabulary = self.tokenizer.backend.get_vocab_size()
+        checked = check_token_ids(token_ids, limit=self.bundle.max_tokens, vocabulary=vocabulary)
         return self.run(checked, wanted, budget_tokens=budget_tokens, progress=progress)
 
     def embed_queries(
@@ -164,14 +164,8 @@ class Embedder:
 
         Raises InputError like `embed`; an index named there counts from the window's first text.
         """
-        if isinstance(texts, str | bytes):
-            raise InputError("texts: expected an iterable of strings, found one string. Put it in a list: [text]")
-        iterator = iter(texts)
-        chunk = list(itertools.islice(iterator, window))
-        empty = not chunk  # gives one result, with nothing in it: what it would hold is checked, and its shape known
-        while chunk or empty:
+        for chunk in windows(texts, window):
             yield self.embed(chunk, heads=heads, prompt=prompt, max_tokens=max_tokens, mcls=mcls, progress=False)
-            chunk, empty = list(itertools.islice(iterator, window)), False
 
     def similarity(self, queries: Sequence[str], passages: Sequence[str]) -> Vectors:
         """Scores (Q, P) float32 of every query with every passage, instructions applied."""
@@ -303,20 +297,3 @@ class Embedder:
                     bar.update(len(batch.rows))
 
             return collect(counted(), count=len(token_ids), bundle=bundle, wanted=wanted)
-
-    def _check_token_ids(
-        self, token_ids: Iterable[Sequence[int] | NDArray[np.integer[Any]]]
-    ) -> list[NDArray[np.int64]]:
-        limit, vocabulary = self.bundle.max_tokens, self.tokenizer.backend.get_vocab_size()
-        checked = [np.asarray(ids) for ids in token_ids]
-        for index, ids in enumerate(checked):
-            if ids.ndim != 1 or not 0 < len(ids) <= limit:
-                found = len(ids) if ids.ndim == 1 else ids.shape
-                raise InputError(f"token_ids[{index}]: expected 1 to {limit} token ids, found {found}")
-            if not np.issubdtype(ids.dtype, np.integer):
-                raise InputError(f"token_ids[{index}]: expected whole numbers, found {ids.dtype}")
-            if ids.min() < 0 or ids.max() >= vocabulary:
-                raise InputError(
-                    f"token_ids[{index}]: expected ids from 0 to {vocabulary - 1}, found {ids.min()} to {ids.max()}"
-                )
-        return [ids.astype(np.int64, copy=False) for ids in checked]

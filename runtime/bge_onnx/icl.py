@@ -6,7 +6,6 @@ https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from bge_onnx.embeddings import Embeddings, Wanted
 from bge_onnx.errors import InputError
 from bge_onnx.prefix import Prefix, shared_length
-from bge_onnx.tokenizer import Tokenizer, check_texts
+from bge_onnx.tokenizer import Tokenizer, check_texts, windows
 
 if TYPE_CHECKING:
     from bge_onnx.embedder import Embedder
@@ -148,9 +147,5 @@ class FewShot:
 
     def stream(self, queries: Iterable[str], *, window: int = STREAM_QUERIES) -> Iterator[Embeddings]:
         """Vectors of any number of queries, in order, `window` at a time. Raises InputError like `embed`."""
-        iterator = iter(queries)
-        chunk = list(itertools.islice(iterator, window))
-        empty = not chunk
-        while chunk or empty:
+        for chunk in windows(queries, window):
             yield self.embed(chunk, progress=False)
-            chunk, empty = list(itertools.islice(iterator, window)), False

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -111,6 +113,38 @@ def check_texts(texts: Iterable[str]) -> list[str]:
         more = f"\n    and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise InputError("expected strings, found\n    " + "\n    ".join(faults[:5]) + more)
     return texts
+
+
+def check_token_ids(
+    token_ids: Iterable[Sequence[int] | NDArray[np.integer[Any]]], *, limit: int, vocabulary: int
+) -> list[NDArray[np.int64]]:
+    """Texts that are token ids already, each as an array (T,). Raises InputError naming the first that is none."""
+    checked = [np.asarray(ids) for ids in token_ids]
+    for index, ids in enumerate(checked):
+        if ids.ndim != 1 or not 0 < len(ids) <= limit:
+            found = len(ids) if ids.ndim == 1 else ids.shape
+            raise InputError(f"token_ids[{index}]: expected 1 to {limit} token ids, found {found}")
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise InputError(f"token_ids[{index}]: expected whole numbers, found {ids.dtype}")
+        if ids.min() < 0 or ids.max() >= vocabulary:
+            raise InputError(
+                f"token_ids[{index}]: expected ids from 0 to {vocabulary - 1}, found {ids.min()} to {ids.max()}"
+            )
+    return [ids.astype(np.int64, copy=False) for ids in checked]
+
+
+def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The texts, `size` at a time; one empty list where there are none, so that a stream says what it would hold.
+
+    Raises InputError: one string, whose letters would be taken for texts.
+    """
+    if isinstance(texts, str | bytes):
+        raise InputError("texts: expected an iterable of strings, found one string. Put it in a list: [text]")
+    iterator = iter(texts)
+    window = list(itertools.islice(iterator, size))
+    yield window
+    while window := list(itertools.islice(iterator, size)):
+        yield window
 
 
 def _faults(texts: Sequence[str]) -> Iterator[tuple[int, str]]:

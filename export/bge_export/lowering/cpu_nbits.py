@@ -20,8 +20,8 @@ BLOCKS = {8: 64, 4: 32}
 """Weights in a block: the most with which MatMulNBits gives a row the same bits among any number of rows.
 
 With 128 (8 bits) and 64 (4 bits) an odd row at the end differs in its last bits (ONNX Runtime 1.32, AVX-512 VNNI). On
-one core of a Zen 4 blocks of 128 are 1.25 (8 bits) and 1.4 times (4 bits) faster. On a small trained Mistral 1 - cosine
-is 2e-4 with 8 bits, 2e-2 with 4."""
+one core of a Zen 4 blocks of 128 are 1.25 (8 bits) and 1.45 times (4 bits) faster. On a small trained Mistral
+1 - cosine is 2e-4 with 8 bits, 2e-2 with 4."""
 
 CHUNK_ROWS = 4096
 """Rows that are quantised at a time: a word table is larger than memory in float32."""
