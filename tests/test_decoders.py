@@ -217,6 +217,14 @@ def test_a_prefix_ends_where_its_tokens_do(embedder):
     np.testing.assert_allclose(found, embedder.embed(whole).dense, atol=2e-6)
 
 
+def test_texts_that_share_a_part_of_the_prefix(embedder):
+    """Keys and values of the shared tokens alone are used, whatever part of the prefix that is."""
+    (ids,) = token_ids(1, 20)
+    texts = [np.concatenate([ids[:shared], [291, 292, 293]]) for shared in (0, 1, 7, 12, 19, 20)]
+    found = embedder.prefix_of("", ids).embed_whole(texts, Wanted()).dense
+    np.testing.assert_allclose(found, embedder.embed_token_ids(texts).dense, atol=2e-6)
+
+
 def test_only_what_is_not_shared_is_computed(embedder, monkeypatch):
     """The session sees each text's own tokens, and the prefix only when it is made."""
     prefix = embedder.with_prefix(PREFIX)
