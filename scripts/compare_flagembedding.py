@@ -7,8 +7,10 @@ import itertools
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import FlagEmbedding
 import numpy as np
@@ -16,7 +18,8 @@ import torch
 
 from bge_export import catalog, heads, random_checkpoint
 from bge_export.export import Request, export
-from bge_onnx import flag
+from bge_onnx import Embedder, flag
+from bge_onnx.prefix import Prefix
 
 LIMIT = 2e-5
 TEXTS = [
@@ -43,6 +46,8 @@ EXAMPLES = [
 
 Call = tuple[str, str, tuple[Any, ...], dict[str, Any]]
 """A label, a method's name, its arguments."""
+
+Ids = tuple[int, ...]
 
 
 def checkpoint(
@@ -146,12 +151,52 @@ def read_examples(folder: Path | None) -> list[list[dict[str, str]]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] if folder else [EXAMPLES]
 
 
+@contextmanager
+def our_texts() -> Iterator[set[Ids]]:
+    """The token ids of all texts that ours computes, with what a prefix holds of them."""
+    seen: set[Ids] = set()
+    run, embed_whole = Embedder.run, Prefix.embed_whole
+
+    def watched_run(self: Embedder, token_ids: Any, wanted: Any, **options: Any) -> Any:
+        if options.get("past") is None:
+            seen.update(tuple(ids.tolist()) for ids in token_ids)
+        return run(self, token_ids, wanted, **options)
+
+    def watched_embed_whole(self: Prefix, token_ids: Any, wanted: Any, **options: Any) -> Any:
+        seen.update(tuple(ids.tolist()) for ids in token_ids)
+        return embed_whole(self, token_ids, wanted, **options)
+
+    with patch.object(Embedder, "run", watched_run), patch.object(Prefix, "embed_whole", watched_embed_whole):
+        yield seen
+
+
+@contextmanager
+def their_texts(model: torch.nn.Module) -> Iterator[set[Ids]]:
+    """The token ids of all texts that theirs computes, without padding."""
+    seen: set[Ids] = set()
+
+    def watch(_: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+        inputs = named if "input_ids" in named else positional[0]
+        rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
+        seen.update(tuple(ids[kept].tolist()) for ids, kept in rows)
+
+    hook = model.register_forward_pre_hook(watch, with_kwargs=True)
+    yield seen
+    hook.remove()
+
+
 def compare(title: str, ours: Any, theirs: Any, calls: Callable[[], Iterator[Call]]) -> bool:
     passed = True
     for label, method, arguments, options in calls():
-        error = difference(getattr(ours, method)(*arguments, **options), getattr(theirs, method)(*arguments, **options))
-        passed &= error <= LIMIT
-        print(f"{title:40} {label:90} {error:.1e}   {'ok' if error <= LIMIT else 'DIFFERS'}", flush=True)
+        with our_texts() as our_ids:
+            found = getattr(ours, method)(*arguments, **options)
+        with their_texts(theirs.model) as their_ids:
+            expected = getattr(theirs, method)(*arguments, **options)
+        error = difference(found, expected)
+        equal = our_ids == their_ids
+        passed &= error <= LIMIT and equal
+        verdict = "DIFFERS" if error > LIMIT else "ok" if equal else "OTHER TOKENS"
+        print(f"{title:40} {label:90} {error:.1e} {len(our_ids):3} texts   {verdict}", flush=True)
     return passed
 
 
