@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -266,21 +267,8 @@ def test_rounded_weights_give_the_vectors_of_these_weights(tmp_path, monkeypatch
     bundle = export_decoder(folder, tmp_path / "bundle", target=f"cpu-int{bits}")
     texts = [ids for length in (1, 9, 24) for ids in token_ids(2, length, seed=length)]
     found = Embedder.open(bundle.folder).embed_token_ids(texts).dense
-    weights = read_weights(folder)
-    store_weights(folder, {name: rounded(tensor, name, bits) for name, tensor in weights.items()})
-    np.testing.assert_allclose(found, unit(torch.tensor(layerwise.last_states(folder, texts))), atol=2e-5)
-
-
-def rounded(tensor, name, bits):
-    if not name.endswith("proj.weight") and not name.startswith("embed"):
-        return tensor
-    rows = tensor.numpy()
-    bits = 8 if name.startswith("embed") else bits
-    packed, scales = cpu_nbits.quantize(rows, bits)
-    if bits == 4:
-        packed = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:2], -1)
-    values = (packed.astype(np.float32) - (1 << (bits - 1))) * scales[..., None]
-    return torch.tensor(values.reshape(len(rows), -1)[:, : rows.shape[1]])
+    states = layerwise.last_states(folder, texts, rounding=partial(cpu_nbits.rounded, bits=bits))
+    np.testing.assert_allclose(found, unit(torch.tensor(states)), atol=2e-5)
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -288,8 +276,8 @@ def test_rounding_errs_by_half_a_step(bits):
     """Every weight is off by half a step of its block at most, and a block of zeros stays zeros."""
     rows = np.random.default_rng(0).standard_normal((5, 200)).astype(np.float32)
     rows[3, :128] = 0
-    found = rounded(torch.tensor(rows), "x.proj.weight", bits).numpy()
-    block = cpu_nbits.BLOCKS[bits]
+    found = cpu_nbits.rounded("x.proj.weight", rows, bits)
+    block = cpu_nbits.BLOCK
     blocks = np.pad(np.abs(rows), ((0, 0), (0, -200 % block))).reshape(5, -1, block).max(axis=2) / (1 << (bits - 1))
     steps = np.repeat(blocks, block, axis=1)[:, :200]
     assert (np.abs(found - rows) <= steps * 1.001).all()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
-from bge_export.weights import Weights
+from bge_export.weights import Rounding, Weights
 from bge_onnx import Embedder
 from bge_onnx.bundle import HeadParity, Measure, Parity
 from bge_onnx.embeddings import Wanted
@@ -88,10 +88,14 @@ class Expected:
     token_ids: list[NDArray[np.int64]]
     texts: tuple[str, ...]  # those of the first token_ids; the others are random
     heads: reference.Heads
+    rounded: bool = False  # PyTorch's weights, as the target's
 
 
-def expect(checkpoint: Path, recipe: Recipe, *, progress: bool = False) -> Expected:
-    """Run the reference. PyTorch's memory is free again afterwards."""
+def expect(checkpoint: Path, recipe: Recipe, *, rounding: Rounding | None = None, progress: bool = False) -> Expected:
+    """Run the reference, on rounded weights where the target rounds them: what is compared is the graph.
+
+    What the rounding itself costs, `bge-export evaluate` tells. PyTorch's memory is free again afterwards.
+    """
     tokenizer = checkpoint_tokenizer.load(checkpoint)
     of_texts = reference.tokenize(tokenizer, recipe, TEXTS)
     first, last = checkpoint_tokenizer.ends(tokenizer)
@@ -105,7 +109,8 @@ def expect(checkpoint: Path, recipe: Recipe, *, progress: bool = False) -> Expec
     affordable = _affordable(checkpoint, token_ids)
     token_ids = [token_ids[place] for place in affordable]
     texts = tuple(TEXTS[place] for place in affordable if place < len(of_texts))
-    return Expected(token_ids, texts, reference.embed(checkpoint, recipe, token_ids, progress=progress))
+    heads = reference.embed(checkpoint, recipe, token_ids, rounding=rounding, progress=progress)
+    return Expected(token_ids, texts, heads, rounded=rounding is not None)
 
 
 def _affordable(checkpoint: Path, token_ids: Sequence[NDArray[np.int64]]) -> list[int]:
@@ -141,7 +146,8 @@ def compare(
         texts=len(expected.token_ids),
         heads={head: worst(of_texts, tokens, limit=limit, measure=measure) for head, of_texts in errors.items()},
         tokenizer_mismatches=mismatches,
-        reference=f"transformers {version('transformers')}, torch {version('torch')}, float32",
+        reference=f"transformers {version('transformers')}, torch {version('torch')}, float32"
+        + (", weights rounded as the bundle's" if expected.rounded else ""),
     )
 
 

@@ -53,7 +53,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
-            expected = check.expect(folder, recipe, progress=progress)
+            expected = check.expect(folder, recipe, rounding=target.rounding, progress=progress)
             dims = _write_graph(partial, folder, config, recipe, target, progress=progress)
             special_ids = _write_tokenizer(partial, folder, recipe, target, dims["dense"])
             described = _describe(request, config.required["model_type"], source, recipe)
@@ -157,7 +157,7 @@ def check_bundle(
                 f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
             )
         target = _target(bundle.target)
-        expected = check.expect(weights_folder, recipe_of(bundle), progress=progress)
+        expected = check.expect(weights_folder, recipe_of(bundle), rounding=target.rounding, progress=progress)
         return check.compare(embedder, expected, limit=target.limit, measure=target.measure, progress=progress)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,19 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from bge_export.models.decoder import PREFIX
-from bge_export.weights import Weights
+from bge_export.weights import ALL, Array, Rounding, Weights
+
+Read = Callable[..., Array]
+"""A weight's name, and maybe a slice of rows, to its values."""
 
 
-def last_states(folder: Path, token_ids: Sequence[NDArray[np.int64]], *, progress: bool = False) -> NDArray[np.float32]:
+def last_states(
+    folder: Path,
+    token_ids: Sequence[NDArray[np.int64]],
+    *,
+    rounding: Rounding | None = None,
+    progress: bool = False,
+) -> NDArray[np.float32]:
     """The state (N, D) of each text's last token after the last norm, as transformers' Mistral and Gemma2 give it.
 
     All texts go through a layer before the next is read: a checkpoint of 28 GB is read once, and a layer of it is in
@@ -26,14 +35,19 @@ def last_states(folder: Path, token_ids: Sequence[NDArray[np.int64]], *, progres
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
     weights = Weights.open(folder, prefix=PREFIX)
+
+    def read(name: str, rows: slice = ALL) -> Array:
+        array = weights.read(name, rows=rows)
+        return rounding(name, array) if rounding else array
+
     rotary = type(model.rotary_emb)(config)
     scale = torch.tensor(getattr(model.embed_tokens, "scalar_embed_scale", 1.0))
-    states = [_rows(weights, ids) * scale for ids in token_ids]
+    states = [_rows(read, ids) * scale for ids in token_ids]
     places = [torch.arange(len(ids))[None] for ids in token_ids]
     layers = tqdm(model.layers, desc="PyTorch", unit="layer", disable=not progress)
     with torch.inference_mode():
         for number, layer in enumerate(layers):
-            _load(layer, f"layers.{number}", weights)
+            _load(layer, f"layers.{number}", read)
             window = _window(config, number)
             states = [
                 layer(
@@ -45,20 +59,20 @@ def last_states(folder: Path, token_ids: Sequence[NDArray[np.int64]], *, progres
                 for state, position in zip(states, places, strict=True)
             ]
             layer.to_empty(device="meta")
-        _load(model.norm, "norm", weights)
+        _load(model.norm, "norm", read)
         return np.stack([model.norm(state[:, -1])[0].numpy() for state in states])
 
 
-def _rows(weights: Weights, token_ids: NDArray[np.int64]) -> torch.Tensor:
+def _rows(read: Read, token_ids: NDArray[np.int64]) -> torch.Tensor:
     """The word table's rows of a text, (1, T, D), read one by one: the table may not fit into memory."""
     name = "embed_tokens.weight"
     distinct, places = np.unique(token_ids, return_inverse=True)
-    rows = np.concatenate([weights.read(name, rows=slice(row, row + 1)) for row in distinct.tolist()])
+    rows = np.concatenate([read(name, slice(row, row + 1)) for row in distinct.tolist()])
     return torch.from_numpy(rows[places][None])
 
 
-def _load(module: torch.nn.Module, name: str, weights: Weights) -> None:
-    state = {key: torch.from_numpy(weights.read(f"{name}.{key}")) for key in module.state_dict()}
+def _load(module: torch.nn.Module, name: str, read: Read) -> None:
+    state = {key: torch.from_numpy(read(f"{name}.{key}")) for key in module.state_dict()}
     module.load_state_dict(state, assign=True)
 
 

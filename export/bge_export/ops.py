@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import onnx.parser
 import onnx_ir as ir
 
-from bge_export import bodies, decoder_bodies
+from bge_export import bodies, decoder_bodies, lowered_bodies
 
 DOMAIN = "bge"
 OPSET = 21
@@ -23,8 +23,8 @@ Attributes = Mapping[str, float | Sequence[int]]
 
 def functions() -> list[ir.Function]:
     """All operations as ONNX functions of domain `bge`."""
-    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}]>\n'
-    texts_of_all = bodies.BODIES + decoder_bodies.BODIES + decoder_bodies.attention_bodies()
+    header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "com.microsoft": 1]>\n'
+    texts_of_all = bodies.BODIES + decoder_bodies.BODIES + decoder_bodies.attention_bodies() + lowered_bodies.BODIES
     texts = [body + "}" for body in texts_of_all.split("\n}")[:-1]]
     return [ir.serde.deserialize_function(onnx.parser.parse_function(header + text)) for text in texts]
 

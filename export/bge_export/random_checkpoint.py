@@ -6,6 +6,7 @@ import json
 import shutil
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,12 @@ def write(
     shapes = model.weight_shapes(parse_config(model.Config, config, folder / "config.json"))
     dtype = torch.bfloat16 if config.get("dtype") == "bfloat16" else torch.float32
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(_shards(shapes)):
-        file = f"model-{number:05d}.safetensors"
-        save_file({name: _random(name, shapes[name], seed, config, dtype) for name in names}, folder / file)
-        weight_map |= dict.fromkeys(names, file)
+    with ThreadPoolExecutor() as pool:
+        for number, names in enumerate(_shards(shapes)):
+            file = f"model-{number:05d}.safetensors"
+            tensors = pool.map(lambda name: _random(name, shapes[name], seed, config, dtype), names)
+            save_file(dict(zip(names, tensors, strict=True)), folder / file)
+            weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     for head in heads:

@@ -17,6 +17,7 @@ from bge_export.checkpoint import Recipe
 from bge_export.config import read_json
 from bge_export.heads import FILES
 from bge_export.lowering.targets import DECODERS
+from bge_export.weights import Rounding
 from bge_onnx.batches import plan_batches
 
 Vectors = NDArray[np.float32]
@@ -48,14 +49,16 @@ def embed(
     token_ids: Sequence[NDArray[np.int64]],
     *,
     budget_tokens: int = 1,
+    rounding: Rounding | None = None,
     progress: bool = False,
 ) -> Heads:
     """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
+    rounding       of the weights before they are used; decoders only
     """
     if read_json(folder / "config.json").get("model_type") in DECODERS:
-        states = torch.from_numpy(layerwise.last_states(folder, token_ids, progress=progress))
+        states = torch.from_numpy(layerwise.last_states(folder, token_ids, rounding=rounding, progress=progress))
         return Heads(_unit(states, recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()

@@ -22,6 +22,9 @@ from bge_onnx.errors import CheckpointError
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 
+Rounding = Callable[[str, Array], Array]
+"""A weight's name and values, to the values that a target computes with in its place."""
+
 Read = Callable[[slice], torch.Tensor]
 ALL = slice(None)
 

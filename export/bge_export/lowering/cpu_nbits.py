@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 from bge_export.lowering import Swap, cpu_fp32
 from bge_export.weights import Array, LazyRows
 
-BLOCKS = {8: 64, 4: 32}
-"""Weights in a block: the most with which MatMulNBits gives a row the same bits among any number of rows.
+BLOCK = 64
+"""Weights in a block. ONNX Runtime keeps a block's scale three times: with 32 a 4-bit model takes a quarter more memory.
 
-With 128 (8 bits) and 64 (4 bits) an odd row at the end differs in its last bits (ONNX Runtime 1.32, AVX-512 VNNI). On
-one core of a Zen 4 blocks of 128 are 1.25 (8 bits) and 1.45 times (4 bits) faster. On a small trained Mistral
-1 - cosine is 2e-4 with 8 bits, 2e-2 with 4."""
+On one core of a Zen 4 blocks of 128 are 1.25 (8 bits) and 1.35 times (4 bits) faster, and err more: activations are
+rounded in the same blocks."""
 
 CHUNK_ROWS = 4096
 """Rows that are quantised at a time: a word table is larger than memory in float32."""
 
 ACCURACY_LEVEL = 4
-"""MatMulNBits quantises activations to 8 bits, each row and block by itself: a row's result depends on no other row."""
+"""MatMulNBits quantises activations to 8 bits, each row and block by itself: a row's result depends on no other row.
 
+Its kernels take two rows at a time, and sum an odd last one in another order: it gets a partner."""
+
+WORD_TABLE = "embed_tokens."
 TINY = np.finfo(np.float32).tiny  # below, an inverse overflows: such a block is zeros
 
 Packed = NDArray[np.uint8]
@@ -49,7 +51,7 @@ def quantize(rows: Array, bits: int) -> tuple[Packed, Array]:
     rows     (N, K)
     returns  (N, blocks, block × bits / 8) uint8, two 4-bit values a byte, the first in its low half; (N, blocks)
     """
-    blocks = _blocks(rows, bits)
+    blocks = _blocks(rows)
     scales = _scales(blocks, bits)
     middle = 1 << (bits - 1)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=np.abs(scales) > TINY)
@@ -59,9 +61,22 @@ def quantize(rows: Array, bits: int) -> tuple[Packed, Array]:
     return integers, scales
 
 
-def _blocks(rows: Array, bits: int) -> Array:
+def rounded(name: str, weight: Array, bits: int) -> Array:
+    """What the graph computes with in the place of a checkpoint's `weight`, (N, K) or a norm's (K,)."""
+    if weight.ndim != 2:
+        return weight
+    bits = 8 if name.startswith(WORD_TABLE) else bits
+    integers, scales = quantize(weight, bits)
+    if bits == 4:
+        integers = np.stack([integers & 15, integers >> 4], axis=-1).reshape(*integers.shape[:2], -1)
+    values = (integers.astype(np.float32) - np.float32(1 << (bits - 1))) * scales[..., None]
+    found: Array = values.reshape(len(weight), -1)[:, : weight.shape[1]]
+    return found
+
+
+def _blocks(rows: Array) -> Array:
     count, width = rows.shape
-    return np.pad(rows, ((0, 0), (0, -width % BLOCKS[bits]))).reshape(count, -1, BLOCKS[bits])
+    return np.pad(rows, ((0, 0), (0, -width % BLOCK))).reshape(count, -1, BLOCK)
 
 
 def _scales(blocks: Array, bits: int) -> Array:
@@ -80,16 +95,16 @@ def _project(call: ir.Node, bits: int) -> ir.Node:
         "K": inputs,
         "N": outputs,
         "bits": bits,
-        "block_size": BLOCKS[bits],
+        "block_size": BLOCK,
         "accuracy_level": ACCURACY_LEVEL,
     }
-    return ir.node("MatMulNBits", [x, packed, scales], attributes, domain="com.microsoft")
+    return ir.node("nbits_project", [x, packed, scales], attributes, domain=call.domain)
 
 
 def _lookup(call: ir.Node) -> ir.Node:
     input_ids, table = call.inputs
     packed, scales = _initializers(call, _matrix(table), 8, flat=True)
-    attributes = {"bits": 8, "block_size": BLOCKS[8], "gather_axis": 0, "quantize_axis": 1}
+    attributes = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
     return ir.node("GatherBlockQuantized", [packed, input_ids, scales], attributes, domain="com.microsoft")
 
 
@@ -105,8 +120,8 @@ def _initializers(call: ir.Node, matrix: LazyRows, bits: int, *, flat: bool = Fa
     flat  blocks one after another, (N, K), as GatherBlockQuantized has them
     """
     count, width = matrix.shape.numpy()
-    blocks = -(-width // BLOCKS[bits])
-    block_bytes = BLOCKS[bits] * bits // 8
+    blocks = -(-width // BLOCK)
+    block_bytes = BLOCK * bits // 8
     packed_shape = (count, width) if flat else (count, blocks, block_bytes)
 
     def integers() -> ir.TensorProtocol:
@@ -120,7 +135,7 @@ def _initializers(call: ir.Node, matrix: LazyRows, bits: int, *, flat: bool = Fa
         found = np.empty((count, blocks), dtype=np.float32)
         for start in range(0, count, CHUNK_ROWS):
             rows = matrix.rows(start, min(count, start + CHUNK_ROWS))
-            found[start : start + CHUNK_ROWS] = _scales(_blocks(rows, bits), bits)
+            found[start : start + CHUNK_ROWS] = _scales(_blocks(rows), bits)
         return ir.tensor(found, name=f"{matrix.name}.scales")
 
     assert call.graph is not None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from bge_export.lowering import Swap, cpu_fp32, cpu_nbits, portable
+from bge_export.weights import Rounding
 from bge_onnx.bundle import Layout, Measure
 
 ENCODERS = ("bert", "xlm-roberta")
@@ -21,6 +23,7 @@ class Target:
     swaps: Mapping[str, Swap]
     measure: Measure = "difference"  # of vectors from float32 PyTorch's
     limit: float = 2e-5  # largest value of that measure
+    rounding: Rounding | None = None  # what that PyTorch does with its weights first
     bytes_per_weight: float = 4
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
@@ -40,6 +43,7 @@ TARGETS = {
         provider="CPUExecutionProvider",
         layout="equal",
         swaps=cpu_nbits.swaps(8),
+        rounding=partial(cpu_nbits.rounded, bits=8),
         measure="1 - cosine",
         limit=0.01,
         bytes_per_weight=1.1,
@@ -49,6 +53,7 @@ TARGETS = {
         provider="CPUExecutionProvider",
         layout="equal",
         swaps=cpu_nbits.swaps(4),
+        rounding=partial(cpu_nbits.rounded, bits=4),
         measure="1 - cosine",
         limit=0.2,
         bytes_per_weight=0.8,  # the word table has 8 bits
