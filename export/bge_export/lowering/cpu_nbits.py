@@ -17,7 +17,8 @@ from bge_export.lowering import Swap, cpu_fp32
 from bge_export.weights import Array, LazyRows
 
 BLOCK = 64
-"""Weights in a block. ONNX Runtime keeps a block's scale three times: with 32 a 4-bit model takes a quarter more memory.
+"""Weights in a block. ONNX Runtime keeps three numbers for each: in blocks of 32 a 4-bit model takes a quarter more
+memory.
 
 On one core of a Zen 4 blocks of 128 are 1.25 (8 bits) and 1.35 times (4 bits) faster, and err more: activations are
 rounded in the same blocks."""
