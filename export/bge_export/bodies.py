@@ -4,15 +4,13 @@ Shapes: B texts, T tokens, D hidden width, H heads, K head width.
 """
 
 BODIES = """
-embeddings (input_ids, words, positions) => (hidden) {
-  word = Gather(words, input_ids)
+embeddings (input_ids, word, positions) => (hidden) {
   tokens = Shape <start = 1, end = 2> (input_ids)
   zero = Constant <value_ints = [0]> ()
   position = Slice(positions, zero, tokens, zero)
   hidden = Add(word, position)
 }
-embeddings_past_padding <pad_token_id> (input_ids, words, positions) => (hidden) {
-  word = Gather(words, input_ids)
+embeddings_past_padding <pad_token_id> (input_ids, word, positions) => (hidden) {
   pad = Constant <value_int: int = @pad_token_id> ()
   is_pad = Equal(input_ids, pad)
   is_token = Not(is_pad)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from bge_onnx.bundle import Parity
 
 HEAD_NAMES = ("dense", "sparse", "colbert")
-# lowering.targets.TARGETS, without importing onnx for --help; a test compares
-TARGET_NAMES = ("cpu-fp32", "cpu-int8", "cpu-int4", "portable")
+# lowering.targets.NAMES, without importing onnx for --help; a test compares
+TARGET_NAMES = ("cpu-fp32", "cpu-int8", "portable", "cpu-int4")
 
 
 def _heads(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -17,7 +17,7 @@ from bge_export.config import parse_config, read_json
 from bge_export.folder import atomic_folder, require_free
 from bge_export.heads import Wanted
 from bge_export.lowering import lower
-from bge_export.lowering.targets import DECODERS, TARGETS, Target
+from bge_export.lowering.targets import DECODERS, NAMES, Target, targets_of
 from bge_export.models import MODELS
 from bge_export.weights import Weights, sha256_of, weight_files
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder
@@ -46,14 +46,15 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     Nothing is left at `out` when this fails. Raises CheckpointError: the checkpoint cannot be exported as it is.
     BundleError: `out` exists, the disk is full, or the vectors are not PyTorch's.
     """
-    target = _target(request.target)
+    _check_name(request.target)
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
-        config, recipe = _read(request, folder)
+        config, recipe, target = _read(request, folder)
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
-            expected = check.expect(folder, recipe, rounding=target.rounding, progress=progress)
+            rounding = target.rounding(config) if target.rounding else None
+            expected = check.expect(folder, recipe, rounding=rounding, progress=progress)
             dims = _write_graph(partial, folder, config, recipe, target, progress=progress)
             special_ids = _write_tokenizer(partial, folder, recipe, target, dims["dense"])
             described = _describe(request, config.required["model_type"], source, recipe)
@@ -78,7 +79,7 @@ def _write_graph(
     model_file = MODELS[config.required["model_type"]]
     weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
     model = model_file.build(config, weights, _wanted(recipe, target))
-    lower(model, target.swaps)
+    lower(model, target.swaps(config))
     widths = {str(value.name): value.shape[-1] for value in model.graph.outputs if value.shape}
     dims = {head: config.vocab_size if head == "sparse" else int(str(widths[head])) for head in recipe.heads}
     for value in model.graph.outputs:
@@ -156,8 +157,11 @@ def check_bundle(
                 f"(sha256 {bundle.source.sha256}), found others ({source.sha256}).\n"
                 f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
             )
-        target = _target(bundle.target)
-        expected = check.expect(weights_folder, recipe_of(bundle), rounding=target.rounding, progress=progress)
+        model_file = MODELS[bundle.model_type]
+        config = parse_config(model_file.Config, read_json(weights_folder / "config.json"), weights_folder)
+        target = targets_of(bundle.model_type)[bundle.target]
+        rounding = target.rounding(config) if target.rounding else None
+        expected = check.expect(weights_folder, recipe_of(bundle), rounding=rounding, progress=progress)
         return check.compare(embedder, expected, limit=target.limit, measure=target.measure, progress=progress)
 
 
@@ -214,13 +218,12 @@ def _sha256(folder: Path) -> str:
     return sha256_of([*weight_files(folder), *head_files])
 
 
-def _target(name: str) -> Target:
-    if name not in TARGETS:
-        raise BundleError(f"target: expected one of {', '.join(TARGETS)}, found {name}.")
-    return TARGETS[name]
+def _check_name(target: str) -> None:
+    if target not in NAMES:
+        raise BundleError(f"target: expected one of {', '.join(NAMES)}, found {target}.")
 
 
-def _read(request: Request, folder: Path) -> tuple[Any, Recipe]:
+def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
     path = folder / "config.json"
     record = read_json(path)
     model_type = record.get("model_type")
@@ -232,24 +235,22 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe]:
     config = parse_config(MODELS[model_type].Config, record, path)
     limit = MODELS[model_type].position_limit(config)
     recipe = read_recipe(folder, catalog.find(request.model), limit, request.options)
-    target = _target(request.target)
-    if model_type not in target.model_types:
+    targets = targets_of(model_type)
+    if request.target not in targets:
         raise CheckpointError(
-            f"target: expected one for {model_type} models, "
-            f"{', '.join(name for name, one in TARGETS.items() if model_type in one.model_types)}, "
-            f"found {request.target}."
+            f"target: expected one for {model_type} models, {', '.join(targets)}, found {request.target}."
         )
     if model_type in DECODERS and (recipe.pooling != "last" or recipe.heads != ("dense",)):
         raise CheckpointError(
             f"{folder}: expected pooling last and the head dense for a {model_type} model, found {recipe.pooling} and "
             f"{', '.join(recipe.heads)}.\n    Add --pooling last."
         )
-    return config, recipe
+    return config, recipe, targets[request.target]
 
 
 def _describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:
     """The bundle's manifest without what is known only when it is written."""
-    target, entry = TARGETS[request.target], catalog.find(request.model)
+    target, entry = targets_of(model_type)[request.target], catalog.find(request.model)
     wanted = _wanted(recipe, target)
     twice = wanted.raw and recipe.normalize
     return Bundle(

@@ -17,4 +17,38 @@ nbits_project <K, N, bits, block_size, accuracy_level> (x, packed, scales) => (y
   shape = Concat <axis = 0> (batch, rest)
   y = Reshape(own, shape)
 }
+rotate_blocks (x, matrix) => (y) {
+  size = Shape <start = 0, end = 1> (matrix)
+  rest = Constant <value_ints = [-1]> ()
+  blocks_shape = Concat <axis = 0> (rest, size)
+  blocks = Reshape(x, blocks_shape)
+  rotated = MatMul(blocks, matrix)
+  shape = Shape(x)
+  y = Reshape(rotated, shape)
+}
+int8_rows <levels, zero> (x) => (bytes, scale) {
+  last = Constant <value_ints = [-1]> ()
+  magnitude = Abs(x)
+  largest = ReduceMax <keepdims = 1> (magnitude, last)
+  whole = Constant <value_int: int = @levels> ()
+  count = CastLike(whole, x)
+  step = Div(largest, count)
+  tiny = Constant <value_float = 1e-30> ()
+  scale = Max(step, tiny)
+  steps = Reshape(scale, last)
+  middle = Constant <value_int: int = @zero> ()
+  byte = Cast <to = 2> (middle)
+  length = Shape(steps)
+  zeros = Expand(byte, length)
+  rows = Flatten <axis = -1> (x)
+  flat = QuantizeLinear <axis = 0> (rows, steps, zeros)
+  shape = Shape(x)
+  bytes = Reshape(flat, shape)
+}
+int8_linear (bytes, scale, weight, weight_scales, zero, bias) => (y) {
+  one = Constant <value_float = 1.0> ()
+  product = com.microsoft.MatMulIntegerToFloat(bytes, weight, one, weight_scales, zero)
+  scaled = Mul(product, scale)
+  y = Add(scaled, bias)
+}
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,13 +56,15 @@ def embed(
     """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
-    rounding       of the weights before they are used; decoders only
+    rounding       of the weights before they are used
     """
     if read_json(folder / "config.json").get("model_type") in DECODERS:
         states = torch.from_numpy(layerwise.last_states(folder, token_ids, rounding=rounding, progress=progress))
         return Heads(_unit(states, recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    if rounding:
+        _round(model, rounding)
     linears = {head: _linear(folder / FILES[head]) for head in recipe.heads if head in FILES}
     batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout="padded", pad_id=tokenizer.pad_token_id)
     dense = np.empty((len(token_ids), model.config.hidden_size), dtype=np.float32)
@@ -81,6 +84,16 @@ def embed(
                     colbert[row] = _unit(linears["colbert"](hidden[line, 1:tokens]), recipe).numpy()
             bar.update(len(batch.rows))
     return Heads(dense, sparse if "sparse" in linears else None, colbert if "colbert" in linears else None)
+
+
+def _round(model: Any, rounding: Rounding) -> None:
+    """Round an encoder's weights, the one row of token types that counts added to the word table first, as we do."""
+    types = model.embeddings.token_type_embeddings.weight
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight += types[0]
+        types.zero_()
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.from_numpy(rounding(name, weight.numpy())))
 
 
 def _linear(path: Path) -> torch.nn.Linear:

@@ -10,7 +10,7 @@ from onnx_ir.passes import common
 from bge_export.ops import DOMAIN, MODULE
 
 Swap = Callable[[ir.Node], ir.Node]
-"""Gives the fused node of one output that takes a call's place."""
+"""Gives the fused node of one output that takes a call's place, or the call itself."""
 
 
 def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:
@@ -19,6 +19,8 @@ def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:
     for node in list(model.graph):
         if node.domain == DOMAIN and node.op_type in swaps:
             fused = swaps[node.op_type](node)
+            if fused is node:
+                continue
             fused.name = node.name
             fused.metadata_props.update(node.metadata_props)
             ir.convenience.replace_nodes_and_values(model.graph, node, [node], [fused], node.outputs, fused.outputs)

@@ -42,7 +42,7 @@ def swaps(bits: int) -> Mapping[str, Swap]:
     return {
         **cpu_fp32.SWAPS,
         "project": lambda call: _project(call, bits),
-        "lookup": _lookup,
+        "lookup": lookup,
     }
 
 
@@ -102,7 +102,8 @@ def _project(call: ir.Node, bits: int) -> ir.Node:
     return ir.node("nbits_project", [x, packed, scales], attributes, domain=call.domain)
 
 
-def _lookup(call: ir.Node) -> ir.Node:
+def lookup(call: ir.Node) -> ir.Node:
+    """Rows of a word table with 8 bits a number."""
     input_ids, table = call.inputs
     packed, scales = _initializers(call, _matrix(table), 8, flat=True)
     attributes = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}

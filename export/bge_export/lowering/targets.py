@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
-from bge_export.lowering import Swap, cpu_fp32, cpu_nbits, portable
+from bge_export.lowering import Swap, cpu_fp32, cpu_int8, cpu_nbits, portable
 from bge_export.weights import Rounding
 from bge_onnx.bundle import Layout, Measure
 
-ENCODERS = ("bert", "xlm-roberta")
 DECODERS = ("mistral", "gemma2")
 
 
@@ -20,52 +20,63 @@ class Target:
 
     provider: str
     layout: Layout
-    swaps: Mapping[str, Swap]
+    swaps: Callable[[Any], Mapping[str, Swap]]  # of a model's configuration
     measure: Measure = "difference"  # of vectors from float32 PyTorch's
     limit: float = 2e-5  # largest value of that measure
-    rounding: Rounding | None = None  # what that PyTorch does with its weights first
+    rounding: Callable[[Any], Rounding] | None = None  # of a configuration: what PyTorch does with its weights first
     bytes_per_weight: float = 4
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
-    model_types: tuple[str, ...] = ENCODERS
 
 
-TARGETS = {
-    "cpu-fp32": Target(
-        provider="CPUExecutionProvider",
-        layout="equal",
-        swaps=cpu_fp32.SWAPS,
-        model_types=(*ENCODERS, *DECODERS),
-    ),
+CPU_FP32 = Target(provider="CPUExecutionProvider", layout="equal", swaps=lambda _: cpu_fp32.SWAPS)
+
+ENCODER_TARGETS = {
+    "cpu-fp32": CPU_FP32,
     "cpu-int8": Target(
         provider="CPUExecutionProvider",
         layout="equal",
-        swaps=cpu_nbits.swaps(8),
-        rounding=partial(cpu_nbits.rounded, bits=8),
+        swaps=cpu_int8.swaps,
+        rounding=cpu_int8.rounding,
         measure="1 - cosine",
         limit=0.01,
         bytes_per_weight=1.1,
-        model_types=DECODERS,
-    ),
-    "cpu-int4": Target(
-        provider="CPUExecutionProvider",
-        layout="equal",
-        swaps=cpu_nbits.swaps(4),
-        rounding=partial(cpu_nbits.rounded, bits=4),
-        measure="1 - cosine",
-        limit=0.2,
-        bytes_per_weight=0.8,  # the word table has 8 bits
-        model_types=DECODERS,
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
     "portable": Target(
         provider="CPUExecutionProvider",
         layout="padded",
-        swaps=portable.SWAPS,
+        swaps=lambda _: portable.SWAPS,
         graph="onnx/model.onnx",
         plain=True,
         outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state"},
     ),
 }
+
+
+def _nbits(bits: int, *, limit: float, bytes_per_weight: float) -> Target:
+    return Target(
+        provider="CPUExecutionProvider",
+        layout="equal",
+        swaps=lambda _: cpu_nbits.swaps(bits),
+        rounding=lambda _: partial(cpu_nbits.rounded, bits=bits),
+        measure="1 - cosine",
+        limit=limit,
+        bytes_per_weight=bytes_per_weight,
+    )
+
+
+DECODER_TARGETS = {
+    "cpu-fp32": CPU_FP32,
+    "cpu-int8": _nbits(8, limit=0.01, bytes_per_weight=1.1),
+    "cpu-int4": _nbits(4, limit=0.2, bytes_per_weight=0.7),  # the word table has 8 bits
+}
+
+NAMES = tuple(dict.fromkeys([*ENCODER_TARGETS, *DECODER_TARGETS]))
+
+
+def targets_of(model_type: str) -> Mapping[str, Target]:
+    """The targets of a kind of model, by name."""
+    return DECODER_TARGETS if model_type in DECODERS else ENCODER_TARGETS

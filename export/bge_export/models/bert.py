@@ -64,5 +64,6 @@ def build(config: Config, weights: Weights, wanted: Wanted) -> ir.Model:
     encoder = Encoder(graph, config, weights)
     input_ids = graph.input("input_ids", ["B", "T"])
     mask = graph.input("attention_mask", ["B", "T"])
-    summed = graph.call("embeddings", "embeddings", input_ids, encoder.word_table(), encoder.position_table())
+    words = encoder.words(input_ids)
+    summed = graph.call("embeddings", "embeddings", input_ids, words, encoder.position_table())
     return encoder.finish(summed, mask, wanted)

@@ -100,19 +100,21 @@ class Encoder:
     config: EncoderConfig
     weights: Weights
 
-    def word_table(self) -> ir.Value:
-        """The word table with token type 0 added, (V, D).
+    def words(self, input_ids: ir.Value) -> ir.Value:
+        """Word embeddings (B, T, D) with token type 0 added.
 
-        All tokens of one text have type 0, so its row is added once, here. The sum (word + type) + position keeps
-        PyTorch's order: it is bit-identical.
+        All tokens of one text have type 0, so its row is added to the table once, here. The sum (word + type) +
+        position keeps PyTorch's order: it is bit-identical.
         """
         name = "embeddings.word_embeddings.weight"
 
-        def words() -> Array:
-            table: Array = self.weights.read(name) + self.weights.read("embeddings.token_type_embeddings.weight")[0]
+        def rows(start: int, stop: int) -> Array:
+            types = self.weights.read("embeddings.token_type_embeddings.weight")
+            table: Array = self.weights.read(name, rows=slice(start, stop)) + types[0]
             return table
 
-        return self.graph.weight(self.weights.lazy(name, words, self.weights.shapes[name]))
+        table = self.graph.weight(self.weights.lazy_rows(name, rows))
+        return self.graph.call("lookup", "embeddings.word_embeddings", input_ids, table)
 
     def position_table(self) -> ir.Value:
         """The position table, (positions, D)."""

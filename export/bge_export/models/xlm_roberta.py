@@ -62,7 +62,7 @@ def build(config: Config, weights: Weights, wanted: Wanted) -> ir.Model:
     encoder = Encoder(graph, config, weights)
     input_ids = graph.input("input_ids", ["B", "T"])
     mask = graph.input("attention_mask", ["B", "T"])
-    tables = (encoder.word_table(), encoder.position_table())
+    embedded = (encoder.words(input_ids), encoder.position_table())
     pad = {"pad_token_id": config.pad_token_id}
-    summed = graph.call("embeddings_past_padding", "embeddings", input_ids, *tables, attributes=pad)
+    summed = graph.call("embeddings_past_padding", "embeddings", input_ids, *embedded, attributes=pad)
     return encoder.finish(summed, mask, wanted)

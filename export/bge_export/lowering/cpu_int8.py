@@ -1,0 +1,253 @@
+"""Target `cpu-int8` of encoders: 8-bit products of rotated rows, float32 between; nothing is calibrated.
+
+A linear layer's input rows are rotated by a block Hadamard matrix, which spreads outliers, and rounded to bytes with a
+scale for each row, so that a text's vector depends on no other text. The weight is rotated the same way offline and
+rounded with a scale for each output. Inside attention the rotation is folded into the weights before and after it:
+https://arxiv.org/abs/2404.00456 (QuaRot). Word embeddings are rounded in blocks, as the decoders' are.
+
+AVX2 multiplies bytes with vpmaddubsw, which adds two products in 16 bits. `LEVELS` and `PAIR` keep every such sum
+within them, so that all CPUs give the same integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bge_export.lowering import Swap, cpu_fp32, cpu_nbits
+from bge_export.ops import MODULE
+from bge_export.weights import Array, Rounding
+from bge_onnx.errors import CheckpointError
+
+ROTATED = 32
+"""Inputs that are mixed by one Hadamard matrix; every known model's widths are multiples of it."""
+
+LEVELS = 90
+"""A row's largest value without its sign, as an integer. Bytes are this plus `ZERO`: 1 to 181."""
+
+ZERO = 91
+PAIR = 181
+"""Two neighbouring weights of one sign have at most this sum: 181 · 181 = 32761, and int16 ends at 32767."""
+
+WORD_TABLE = "embeddings.word_embeddings.weight"
+
+RATIOS = np.linspace(1, 2, 13, dtype=np.float32)
+"""Scales that are tried for each output, over the one whose largest weight is 127."""
+
+Integers = NDArray[np.int8]
+
+
+class Sizes(Protocol):
+    """Of an encoder."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+
+
+def hadamard(size: int) -> Array:
+    """Sylvester's matrix (size, size) over the root of its size: symmetric, and its own inverse.
+
+    Raises ValueError: a size that is no power of two.
+    """
+    if size & (size - 1):
+        raise ValueError(f"size: expected a power of two, found {size}")
+    matrix = np.ones((1, 1), dtype=np.float32)
+    while len(matrix) < size:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix / np.float32(np.sqrt(size))
+
+
+def rotate(rows: Array, size: int) -> Array:
+    """Rows (N, K) with each `size` values multiplied by the Hadamard matrix."""
+    rotated: Array = (rows.reshape(len(rows), -1, size) @ hadamard(size)).reshape(rows.shape)
+    return rotated
+
+
+def quantize(weight: Array) -> tuple[Integers, Array]:
+    """Integers (N, K) from -127 to 127 within the budget of pairs, and a scale for each output (N,).
+
+    Of some scales each output takes the one whose integers err least.
+    """
+    largest = np.abs(weight).max(axis=1)
+    best = np.full(len(weight), np.inf)
+    integers = np.zeros(weight.shape, dtype=np.int8)
+    scales = np.ones(len(weight), dtype=np.float32)
+    for ratio in RATIOS:
+        step = np.where(largest > 0, largest * (ratio / np.float32(127)), np.float32(1))
+        found = within_budget(np.rint(weight / step[:, None]))
+        errors = np.square(found * step[:, None] - weight).sum(axis=1)
+        better = errors < best
+        integers[better], scales[better], best[better] = found[better], step[better], errors[better]
+    return integers, scales
+
+
+def within_budget(integers: Array) -> Array:
+    """Integers (N, K) of which both neighbours give half of what a pair of one sign has over `PAIR`."""
+    pairs = integers.reshape(len(integers), -1, 2)
+    excess = np.maximum(np.abs(pairs.sum(axis=2)) - PAIR, 0) * (pairs[..., 0] * pairs[..., 1] > 0)
+    shares = np.stack([np.ceil(excess / 2), np.floor(excess / 2)], axis=2)
+    found: Array = (pairs - np.sign(pairs) * shares).reshape(integers.shape)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer as it is rounded: by how much its weight's `inputs` and `outputs` are rotated, 0 is not at all."""
+
+    inputs: int
+    outputs: int
+
+    @classmethod
+    def of(cls, module: str, config: Sizes) -> Linear | None:
+        """The layer of a checkpoint's module; None for one that stays in float32, as the heads do.
+
+        Attention mixes values head by head, so a rotation of each head's values is undone behind it.
+        """
+        head_width = config.hidden_size // config.num_attention_heads
+        head_rotated = head_width & -head_width  # the largest power of two in it
+        if not module.startswith("encoder."):
+            return None
+        if module.endswith(".self.value"):
+            return cls(ROTATED, head_rotated)
+        return cls(head_rotated, 0) if module.endswith(".attention.output.dense") else cls(ROTATED, 0)
+
+    def rotate(self, weight: Array) -> Array:
+        """A weight (N, K) for rotated inputs, giving rotated outputs; of such a weight the one before."""
+        weight = rotate(weight, self.inputs)
+        return rotate(weight.T, self.outputs).T if self.outputs else weight
+
+    def rounded(self, weight: Array) -> Array:
+        """What the graph computes with in the place of a weight (N, K)."""
+        integers, scales = quantize(self.rotate(weight))
+        return self.rotate(integers * scales[:, None])
+
+
+def check_sizes(config: Sizes) -> None:
+    """Raise CheckpointError: widths that the Hadamard matrix does not divide."""
+    for name in ("hidden_size", "intermediate_size"):
+        if getattr(config, name) % ROTATED:
+            raise CheckpointError(
+                f"config.json: expected {name} to be a multiple of {ROTATED} for the target cpu-int8, found "
+                f"{getattr(config, name)}.\n    Export for cpu-fp32."
+            )
+
+
+def rounding(config: Sizes) -> Rounding:
+    """What the graph computes with in the place of a checkpoint's weights."""
+
+    def rounded(name: str, weight: Array) -> Array:
+        if name == WORD_TABLE:
+            return cpu_nbits.rounded(name, weight, 8)
+        linear = Linear.of(name.removesuffix(".weight"), config) if weight.ndim == 2 else None
+        return linear.rounded(weight) if linear else weight
+
+    return rounded
+
+
+def swaps(config: Sizes) -> Mapping[str, Swap]:
+    """The swaps of the target."""
+    check_sizes(config)
+    return {**cpu_fp32.SWAPS, "linear": partial(_linear, config=config), "lookup": cpu_nbits.lookup}
+
+
+def _linear(call: ir.Node, config: Sizes) -> ir.Node:
+    module = call.metadata_props[MODULE]
+    linear = Linear.of(module, config)
+    if linear is None:
+        return call
+    x, matrix, bias = call.inputs
+    online = 0 if module.endswith(".attention.output.dense") else linear.inputs
+    assert x
+    assert matrix
+    integers, scale = _rows(call, x, online)
+    weights, scales = _weights(call, linear, matrix)
+    if linear.outputs:
+        bias = _rotated_bias(call, linear, bias)
+    inputs = [integers, scale, weights, scales, _constant(call, "zero", np.array(ZERO, dtype=np.uint8)), bias]
+    return ir.node("int8_linear", inputs, domain=call.domain)
+
+
+def _rows(call: ir.Node, x: ir.Value, rotated: int) -> tuple[ir.Value, ir.Value]:
+    """Bytes and scales of `x`, made once for all layers that read it."""
+    for user, _ in x.uses():
+        if user.op_type == "int8_rows":
+            return user.outputs[0], user.outputs[1]
+        if user.op_type == "rotate_blocks" and rotated:
+            return _rows(call, user.outputs[0], 0)
+    if rotated:
+        matrix = _constant(call, f"hadamard.{rotated}", hadamard(rotated))
+        x = _insert(call, "rotate_blocks", [x, matrix], {}, 1)[0]
+    levels = {"levels": LEVELS, "zero": ZERO}
+    bytes_, scale = _insert(call, "int8_rows", [x], levels, 2)
+    return bytes_, scale
+
+
+def _insert(
+    call: ir.Node, op: str, inputs: Sequence[ir.Value], attributes: Mapping[str, int], outputs: int
+) -> Sequence[ir.Value]:
+    """The outputs of a new call in front of `call`, for the same module."""
+    assert call.graph is not None
+    node = ir.node(op, inputs, attributes, domain=call.domain, num_outputs=outputs)
+    node.metadata_props.update(call.metadata_props)
+    call.graph.insert_before(call, node)
+    return node.outputs
+
+
+def _rotated_bias(call: ir.Node, linear: Linear, bias: ir.Value | None) -> ir.Value:
+    """The bias (N,) of rotated outputs."""
+    assert bias
+    assert bias.const_value
+    source, name = bias.const_value, f"{bias.name}.rotated"
+
+    def rotated() -> ir.TensorProtocol:
+        return ir.tensor(rotate(source.numpy()[None], linear.outputs)[0], name=name)
+
+    return _initializer(call, ir.LazyTensor(rotated, source.dtype, ir.Shape(source.shape.numpy()), name=name))
+
+
+def _constant(call: ir.Node, name: str, array: NDArray[Any]) -> ir.Value:
+    """A small weight of the graph, under its name; the same value each time."""
+    assert call.graph is not None
+    found = call.graph.initializers.get(name)
+    return found or _initializer(call, ir.tensor(array, name=name))
+
+
+def _initializer(call: ir.Node, tensor: ir.TensorProtocol) -> ir.Value:
+    assert call.graph is not None
+    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+    call.graph.register_initializer(value)
+    return value
+
+
+def _weights(call: ir.Node, linear: Linear, matrix: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Integers (K, N) and scales (N,) of a matrix (K, N); read and rounded when the first of them is written."""
+    assert matrix.const_value
+    assert matrix.shape
+    source, name = matrix.const_value, matrix.name
+    inputs, outputs = matrix.shape.numpy()
+    once: dict[str, tuple[Integers, Array]] = {}
+
+    def take(part: int) -> ir.TensorProtocol:
+        if not once:
+            once[""] = quantize(linear.rotate(source.numpy().T))
+        array = once[""][part]
+        if part == 1:  # written last
+            once.clear()
+        return ir.tensor(np.ascontiguousarray(array.T))
+
+    parts = ((f"{name}.q8", ir.DataType.INT8, (inputs, outputs)), (f"{name}.scales", ir.DataType.FLOAT, (outputs,)))
+    values = [
+        _initializer(call, ir.LazyTensor(partial(take, part), dtype, ir.Shape(shape), name=title))
+        for part, (title, dtype, shape) in enumerate(parts)
+    ]
+    return values[0], values[1]
