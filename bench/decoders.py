@@ -101,14 +101,19 @@ def measure(system: str, folder: Path, examples: Path | None, count: int) -> dic
 
 
 def prepare(model: str, target: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
-    """The bundle of a target at `folder`/`target`, and what its export took."""
-    source = ["--random-weights", "0", "--tokenizer", str(tokenizer)]
-    if model == "1b":
-        source = ["--checkpoint", str(shrunk(folder, tokenizer))]
+    """The bundle of a target at `folder`/`target`, and what its export took, which is kept beside it."""
+    kept = folder / f"{target}.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(export(target, folder, checkpoint(model, folder, tokenizer))))
+    return json.loads(kept.read_text())
+
+
+def export(target: str, folder: Path, weights: Path) -> dict[str, Any]:
+    """Export for a target; returns seconds, peak memory, size and parity."""
     report = folder / "time.txt"
-    command = ["bge-export", "run", "BAAI/bge-en-icl", "--target", target, "--out", str(folder / target), *source]
+    command = ["bge-export", "run", "BAAI/bge-en-icl", "--target", target, "--out", str(folder / target)]
     start = time.perf_counter()
-    subprocess.run(["/usr/bin/time", "-v", "-o", str(report), *command], check=True)
+    subprocess.run(["/usr/bin/time", "-v", "-o", str(report), *command, "--checkpoint", str(weights)], check=True)
     peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
     record = json.loads((folder / target / "bundle.json").read_text())
     size = sum(file["size_bytes"] for file in record["files"].values())
@@ -116,12 +121,12 @@ def prepare(model: str, target: str, folder: Path, tokenizer: Path) -> dict[str,
         "seconds": time.perf_counter() - start,
         "peak_mib": int(peak) / 1024,
         "size_mib": size / 2**20,
-        "parity": record["parity"]["heads"]["dense"],
+        "parity": {**record["parity"]["heads"]["dense"], "reference": record["parity"]["reference"]},
     }
 
 
-def shrunk(folder: Path, tokenizer: Path) -> Path:
-    """A checkpoint of one billion parameters, made once."""
+def checkpoint(model: str, folder: Path, tokenizer: Path) -> Path:
+    """A checkpoint of the true size, or of one billion parameters, made once."""
     from bge_export import catalog, random_checkpoint
 
     out = folder / "checkpoint"
@@ -129,7 +134,7 @@ def shrunk(folder: Path, tokenizer: Path) -> Path:
         out.mkdir()
         entry = catalog.find("bge-en-icl")
         assert entry
-        config = entry.config | SHRUNK
+        config = entry.config | (SHRUNK if model == "1b" else {})
         random_checkpoint.write(out, config, seed=0, lower_case=False, sentencepiece_model=tokenizer)
     return out
 
@@ -188,7 +193,7 @@ def main() -> None:
     parser.add_argument("--examples", type=Path, help="a JSON list of few-shot examples")
     parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model")
     parser.add_argument("--few", type=int, default=2, help="queries a round where whole few-shot texts are computed")
-    parser.add_argument("--folder", type=Path, help="keep bundles here instead of a temporary folder")
+    parser.add_argument("--folder", type=Path, help="keep checkpoint and bundles here, and use what is there")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
     arguments = parser.parse_args()
@@ -200,8 +205,11 @@ def main() -> None:
         return
     if not arguments.examples or not arguments.tokenizer:
         parser.error("--examples and --tokenizer are needed")
-    with tempfile.TemporaryDirectory(prefix="bge-bench-", dir=arguments.folder) as temporary:
-        record = run(arguments, Path(temporary))
+    if arguments.folder:
+        record = run(arguments, arguments.folder)
+    else:
+        with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
+            record = run(arguments, Path(temporary))
     if arguments.out:
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     print(table(record))

@@ -21,10 +21,12 @@ MODULE = "bge.module"
 Attributes = Mapping[str, float | Sequence[int]]
 
 
-def functions() -> list[ir.Function]:
+MODEL_BODIES = bodies.BODIES + decoder_bodies.BODIES + decoder_bodies.attention_bodies()
+
+
+def functions(texts_of_all: str = MODEL_BODIES + lowered_bodies.BODIES) -> list[ir.Function]:
     """All operations as ONNX functions of domain `bge`."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {OPSET}, "com.microsoft": 1]>\n'
-    texts_of_all = bodies.BODIES + decoder_bodies.BODIES + decoder_bodies.attention_bodies() + lowered_bodies.BODIES
     texts = [body + "}" for body in texts_of_all.split("\n}")[:-1]]
     return [ir.serde.deserialize_function(onnx.parser.parse_function(header + text)) for text in texts]
 

@@ -224,7 +224,9 @@ def _constant(call: ir.Node, name: str, array: NDArray[Any]) -> ir.Value:
 
 def _initializer(call: ir.Node, tensor: ir.TensorProtocol) -> ir.Value:
     assert call.graph is not None
-    value = ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor)
+    value = ir.Value(
+        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
+    )
     call.graph.register_initializer(value)
     return value
 
