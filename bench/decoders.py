@@ -1,6 +1,7 @@
 """bge-en-icl on seeded random weights: queries per second zero-shot and behind examples, with and without prefix reuse.
 
-    bench/run decoders.py --model full --examples .../MTEB_SciFact.json --tokenizer .../tokenizer.model --out F.json
+    bench/run decoders.py --model full --examples .../MTEB_SciFact.json .../MTEB_TRECCOVID.json \\
+        --tokenizer .../tokenizer.model --out F.json
     bench/run decoders.py --model 1b …    one billion parameters, beside FlagEmbedding
 
 Each measurement is a process of its own under /usr/bin/time; its peak memory is the process's.
@@ -69,7 +70,7 @@ def flag_embedding(folder: str, examples: list[dict[str, str]]) -> Any:
 
 def work(system: str, folder: str, examples_file: str, count: int) -> None:
     """A process: open, one query, then rounds of `count` queries; JSON on stdout."""
-    examples = json.loads(Path(examples_file).read_text())[:EXAMPLES] if examples_file != "none" else []
+    examples = json.loads(Path(examples_file).read_text()) if examples_file != "none" else []
     start = time.perf_counter()
     if system == "FlagEmbedding":
         embed = flag_embedding(folder, examples)
@@ -142,8 +143,13 @@ def checkpoint(model: str, folder: Path, tokenizer: Path) -> Path:
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     targets = arguments.targets.split(",")
     exports = {target: prepare(arguments.model, target, folder, arguments.tokenizer) for target in targets}
+    few_shot = [example for file in arguments.examples for example in json.loads(file.read_text())][:EXAMPLES]
+    if len(few_shot) < EXAMPLES:
+        raise SystemExit(f"--examples: expected {EXAMPLES} examples, found {len(few_shot)}")
+    examples_file = folder / "examples.json"
+    examples_file.write_text(json.dumps(few_shot))
     rows = []
-    for examples in (None, arguments.examples):
+    for examples in (None, examples_file):
         shots = "zero-shot" if examples is None else f"{EXAMPLES} examples"
         systems = [(target, system, folder / target) for target in targets for system in OURS]
         if arguments.model == "1b":
@@ -190,7 +196,7 @@ def main() -> None:
     parser.add_argument("--work", nargs=4, metavar=("SYSTEM", "FOLDER", "EXAMPLES", "COUNT"), help=argparse.SUPPRESS)
     parser.add_argument("--model", choices=("full", "1b"), default="1b")
     parser.add_argument("--targets", default="cpu-int8,cpu-int4", help="comma-separated")
-    parser.add_argument("--examples", type=Path, help="a JSON list of few-shot examples")
+    parser.add_argument("--examples", type=Path, nargs="+", help="JSON lists; the first five are taken")
     parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model")
     parser.add_argument("--few", type=int, default=2, help="queries a round where whole few-shot texts are computed")
     parser.add_argument("--folder", type=Path, help="keep checkpoint and bundles here, and use what is there")
