@@ -19,13 +19,15 @@ from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle import HeadParity
 from tiny import write_checkpoint
 
+EXACT = [name for name, target in ENCODER_TARGETS.items() if not target.rounding]
+
 
 def test_the_command_line_offers_every_target():
     """`--target` and the table of targets name the same ones."""
     assert set(TARGET_NAMES) == set(NAMES)
 
 
-@pytest.mark.parametrize("target", list(ENCODER_TARGETS))
+@pytest.mark.parametrize("target", EXACT)
 @pytest.mark.parametrize("pooling", ["cls", "mean", "last"])
 def test_vectors_are_pytorchs(tiny_checkpoint, tmp_path, target, pooling):
     """Each pooling on each target stays within its limit of PyTorch, on lengths 1 to 512."""

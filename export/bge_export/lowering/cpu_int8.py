@@ -25,7 +25,7 @@ from bge_export.ops import MODULE
 from bge_export.weights import Array, Rounding
 from bge_onnx.errors import CheckpointError
 
-ROTATED = 32
+ROTATED = 64
 """Inputs that are mixed by one Hadamard matrix; every known model's widths are multiples of it."""
 
 LEVELS = 90
@@ -144,6 +144,7 @@ def check_sizes(config: Sizes) -> None:
 
 def rounding(config: Sizes) -> Rounding:
     """What the graph computes with in the place of a checkpoint's weights."""
+    check_sizes(config)
 
     def rounded(name: str, weight: Array) -> Array:
         if name == WORD_TABLE:
