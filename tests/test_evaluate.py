@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from bge_export.evaluate import bundle_embed, evaluate, ndcg_at
+from bge_export.evaluate import Scores, System, bundle_system, evaluate, fidelity, ndcg_at, reference_system
+from bge_export.export import recipe_of
 from bge_export.tasks import KNOWN, Retrieval, SentencePairs, open_task
 from bge_onnx import Embedder, InputError
 
@@ -41,17 +42,56 @@ def test_retrieval_scores():
     """Each query is scored on its own judgements, prompts are applied, recall counts the first hundred."""
     corpus = {"1": "aaa", "2": "bbb", "3": "ccc"}
     task = Retrieval(name="t", corpus=corpus, queries={"x": "aa", "y": "bba"}, relevance={"x": {"1": 1}, "y": {"3": 1}})
-    plain = evaluate(task, embed_letters, {})
+    system = System(embed=embed_letters)
+    plain = evaluate(task, system, {})
     assert plain.values["ndcg_at_10"] == pytest.approx((1 + 1 / 2) / 2)
     assert plain.values["recall_at_100"] == 1
-    assert evaluate(task, embed_letters, {"query": "cccc"}).values["ndcg_at_10"] > plain.values["ndcg_at_10"] - 0.3
-    assert evaluate(task, embed_letters, {"query": "ccccc"}).values != plain.values
+    assert evaluate(task, system, {"query": "cccc"}).values["ndcg_at_10"] > plain.values["ndcg_at_10"] - 0.3
+    assert evaluate(task, system, {"query": "ccccc"}).values != plain.values
 
 
 def test_spearman_is_of_ranks():
     """Any order-keeping change of the gold scores leaves the correlation at one."""
     task = SentencePairs(name="t", left=["a", "a", "a"], right=["a", "ab", "b"], gold=[100, 2, 0.5])
-    assert evaluate(task, embed_letters, {}).score == pytest.approx(1)
+    assert evaluate(task, System(embed=embed_letters), {}).score == pytest.approx(1)
+
+
+def scores(vectors, best=None, **reranked):
+    return Scores(metric="m", values={"m": 0.0}, vectors=np.array(vectors), best=best, reranked=reranked)
+
+
+def test_fidelity():
+    """Cosines of the vectors, and the share of the reference's ten best that are found."""
+    left = scores([[1, 0], [0, 1]], np.array([[0, 1, 2, 3], [3, 2, 1, 0]]))
+    same = fidelity(left, left)
+    assert same == {"cosine_mean": 1, "cosine_p1": 1, "cosine_min": 1, "top_10_overlap": 1}
+    right = scores([[0.6, 0.8], [0, 1]], np.array([[0, 1, 7, 8], [0, 1, 2, 3]]))
+    found = fidelity(right, left)
+    assert (found["cosine_min"], found["cosine_mean"]) == pytest.approx((0.6, 0.8))
+    assert found["top_10_overlap"] == pytest.approx(0.75)
+
+
+def test_fidelity_of_heads():
+    """Of the reranked passages: how many of the ten best by sparse scores are kept, and the error of ColBERT's."""
+    sparse = np.arange(20.0)[None]
+    left = scores([[1.0, 0]], sparse=sparse, colbert=np.zeros((1, 20)))
+    right = scores([[1.0, 0]], sparse=np.where(sparse == 19, -1, sparse), colbert=np.full((1, 20), 0.25))
+    found = fidelity(right, left)
+    assert (found["sparse_top_10_overlap"], found["colbert_error"]) == pytest.approx((0.9, 0.25))
+
+
+def test_heads_are_ranked_like_pytorchs(m3, m3_checkpoint):
+    """Every mode's scores on the reference's candidates are PyTorch's, and so are their nDCG@10."""
+    corpus = {str(number): f"{number} word {'abc' * number}" for number in range(30)}
+    queries = {"x": "word 3", "y": "abcabc"}
+    task = Retrieval(name="t", corpus=corpus, queries=queries, relevance={"x": {"3": 1}, "y": {"2": 1}})
+    wanted = evaluate(task, reference_system(m3_checkpoint, recipe_of(m3.bundle), progress=False), {})
+    found = evaluate(task, bundle_system(m3), {}, candidates=wanted.best)
+    assert set(wanted.reranked) == {"dense", "sparse", "colbert", "colbert+sparse+dense"}
+    for mode, values in wanted.reranked.items():
+        np.testing.assert_allclose(found.reranked[mode], values, atol=2e-5)
+        assert found.values[f"{mode}_ndcg_at_10"] == pytest.approx(wanted.values[f"{mode}_ndcg_at_10"])
+    assert fidelity(found, wanted)["sparse_top_10_overlap"] == 1
 
 
 def write_beir(folder, compressed):
@@ -113,7 +153,7 @@ def test_known_tasks_read_the_variable(data, monkeypatch):
 def test_minilm_reaches_its_published_spearman(minilm_bundle, data):
     """all-MiniLM-L6-v2 has the STS-B score that MTEB published, to four decimals and a half."""
     embedder = Embedder.open(minilm_bundle)
-    scores = evaluate(open_task("stsb", data), bundle_embed(embedder), embedder.bundle.prompts)
+    scores = evaluate(open_task("stsb", data), bundle_system(embedder), embedder.bundle.prompts)
     published = json.loads((data / "eval-stsb/reference.json").read_text())
     wanted = published["sentence-transformers/all-MiniLM-L6-v2"]["cosine_spearman"]
     assert scores.score == pytest.approx(wanted, abs=5e-5)
@@ -124,5 +164,5 @@ def test_minilm_reaches_its_published_spearman(minilm_bundle, data):
 def test_minilm_reaches_pytorchs_ndcg(minilm_bundle, data):
     """On all of SciFact the bundle ranks as PyTorch does, to four decimals."""
     embedder = Embedder.open(minilm_bundle)
-    scores = evaluate(open_task("scifact", data), bundle_embed(embedder), embedder.bundle.prompts)
+    scores = evaluate(open_task("scifact", data), bundle_system(embedder), embedder.bundle.prompts)
     assert round(scores.score, 4) == round(PYTORCH_SCIFACT, 4)

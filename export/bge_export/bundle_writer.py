@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import re
@@ -122,6 +123,15 @@ def write_manifest(bundle: Bundle) -> Bundle:
     }
     _write_json(bundle.folder / MANIFEST, record)
     return Bundle.open(bundle.folder)
+
+
+def record_quality(bundle: Bundle, task: str, values: Mapping[str, float]) -> None:
+    """Add what an evaluation found to the manifest, in one step."""
+    quality = {**bundle.quality, task: dict(values)}
+    record = dataclasses.replace(bundle, quality=quality).to_json()
+    partial = bundle.folder / f".{MANIFEST}.partial"
+    _write_json(partial, record)
+    partial.replace(bundle.folder / MANIFEST)
 
 
 def versions() -> Mapping[str, str]:

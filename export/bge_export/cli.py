@@ -222,7 +222,9 @@ def check(
     "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Holds eval-stsb/ and eval-scifact/."
 )
 @click.option(
-    "--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Score float32 PyTorch too."
+    "--checkpoint",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Score float32 PyTorch too, and compare.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -230,6 +232,8 @@ def evaluate(
     bundle: str, task: str, data: Path | None, checkpoint: Path | None, threads: int | None, *, as_json: bool
 ) -> None:
     """Score a bundle on real data: Spearman for sentence pairs, nDCG@10 and recall@100 for retrieval.
+
+    With --checkpoint also how close its vectors and rankings are to float32 PyTorch's; `bge info` prints that then.
 
     The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the
     Hub.
@@ -240,6 +244,7 @@ def evaluate(
       bge-export evaluate my-bundle --task ./my-beir-folder --checkpoint ./my-model --json
     """
     from bge_export import evaluate as scoring
+    from bge_export.bundle_writer import record_quality
     from bge_export.export import recipe_of
     from bge_export.tasks import open_task
     from bge_onnx import Embedder
@@ -247,22 +252,29 @@ def evaluate(
     opened = open_task(task, data)
     embedder = Embedder.open(bundle, threads=threads)
     prompts = embedder.bundle.prompts
-    scores = scoring.evaluate(opened, scoring.bundle_embed(embedder), prompts)
-    wanted = None
+    wanted, close = None, {}
     if checkpoint is not None:
         progress = sys.stderr.isatty()
-        system = scoring.reference_embed(checkpoint, recipe_of(embedder.bundle), progress=progress)
+        system = scoring.reference_system(checkpoint, recipe_of(embedder.bundle), progress=progress)
         wanted = scoring.evaluate(opened, system, prompts)
+    candidates = wanted.best if wanted else None
+    scores = scoring.evaluate(opened, scoring.bundle_system(embedder), prompts, candidates=candidates)
+    if wanted:
+        close = scoring.fidelity(scores, wanted)
+        reference = {f"reference_{name}": value for name, value in wanted.values.items()}
+        if Path(bundle).is_dir():  # not the Hub's cache
+            record_quality(embedder.bundle, opened.name, {**scores.values, **reference, **close})
     if as_json:
         record = {"task": opened.name, "metric": scores.metric, "score": scores.score}
         record |= {"reference_score": wanted.score if wanted else None, "texts": scores.texts}
-        click.echo(
-            json.dumps({**record, "all": dict(scores.values), "reference_all": dict(wanted.values) if wanted else None})
-        )
+        record |= {"all": dict(scores.values), "reference_all": dict(wanted.values) if wanted else None}
+        click.echo(json.dumps({**record, "fidelity": close or None}))
         return
     for metric, value in scores.values.items():
-        beside = f"   PyTorch {wanted.values[metric]:.5f}" if wanted else ""
+        beside = f"   PyTorch {wanted.values[metric]:.5f}" if wanted and metric in wanted.values else ""
         click.echo(f"{opened.name}   {metric}   {value:.5f}{beside}   {scores.texts} texts")
+    for name, value in close.items():
+        click.echo(f"{opened.name}   {name}   {value:.5f}")
 
 
 def _report(parity: Parity) -> None:

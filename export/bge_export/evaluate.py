@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,12 @@ from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
 from bge_export.tasks import Retrieval, SentencePairs, Task
 from bge_onnx import Embedder, similarity, top_k
+from bge_onnx.embeddings import HEADS
 from bge_onnx.errors import InputError
+from bge_onnx.scores import colbert_score, distinct, hybrid, lexical_score
 
 Vectors = NDArray[np.float32]
+Places = NDArray[np.int64]
 Embed = Callable[[Sequence[str], str], Vectors]
 """Texts and the prompt to put in front of them, to vectors (N, D)."""
 
@@ -25,71 +28,176 @@ REFERENCE_TOKENS = 8192  # of a padded batch of the reference
 QUERIES_AT_A_TIME = 256  # bounds the matrix of scores
 
 
+RERANKED = 20
+"""Passages of each query that bundles of three heads rank again by every head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class System:
+    """What is evaluated: a way from texts and the prompt in front of them to dense vectors.
+
+    score  of (query, passage) pairs by every head, as `Embedder.score`; None where there is only `dense`
+    """
+
+    embed: Embed
+    score: Callable[[Sequence[tuple[str, str]]], Mapping[str, Vectors]] | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What one system reached. `values` holds every metric by name, `metric` names the main one."""
+    """What one system reached. `values` holds every metric by name, `metric` names the main one.
+
+    vectors  (N, D) of unit length, of all texts in the task's order
+    best     (Q, 100) passages of each query, best first; None for sentence pairs
+    reranked  scores (Q, RERANKED) by every head; none where there is only `dense`
+    """
 
     metric: str
     values: Mapping[str, float]
-    texts: int
+    vectors: Vectors
+    best: Places | None = None
+    reranked: Mapping[str, Vectors] = field(default_factory=dict)
 
     @property
     def score(self) -> float:
         """The main metric's value."""
         return self.values[self.metric]
 
+    @property
+    def texts(self) -> int:
+        """How many texts were embedded."""
+        return len(self.vectors)
 
-def bundle_embed(embedder: Embedder) -> Embed:
+
+def bundle_system(embedder: Embedder) -> System:
     """A bundle as the system to evaluate."""
-    return lambda texts, prompt: embedder.embed(texts, prompt=prompt).dense
+    return System(
+        embed=lambda texts, prompt: embedder.embed(texts, prompt=prompt).dense,
+        score=embedder.score if len(embedder.bundle.outputs) == len(HEADS) else None,
+    )
 
 
-def reference_embed(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Embed:
+def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> System:
     """Float32 PyTorch as the system to evaluate."""
     tokenizer = checkpoint_tokenizer.load(checkpoint)
 
-    def embed(texts: Sequence[str], prompt: str) -> Vectors:
-        ids = reference.tokenize(tokenizer, recipe, [prompt + text for text in texts])
-        arrays = [np.array(row, dtype=np.int64) for row in ids]
-        dense = dataclasses.replace(recipe, heads=("dense",))
-        return reference.embed(checkpoint, dense, arrays, budget_tokens=REFERENCE_TOKENS, progress=progress).dense
+    def heads(texts: Sequence[str], names: tuple[str, ...]) -> reference.Heads:
+        ids = [np.array(row, dtype=np.int64) for row in reference.tokenize(tokenizer, recipe, texts)]
+        some = dataclasses.replace(recipe, heads=names)
+        return reference.embed(checkpoint, some, ids, budget_tokens=REFERENCE_TOKENS, progress=progress)
 
-    return embed
+    def score(pairs: Sequence[tuple[str, str]]) -> dict[str, Vectors]:
+        queries, query_of = distinct([query for query, _ in pairs])
+        passages, passage_of = distinct([passage for _, passage in pairs])
+        left, right = heads(queries, HEADS), heads(passages, HEADS)
+        assert left.sparse and right.sparse and left.colbert and right.colbert  # noqa: PT018
+        places = list(zip(query_of, passage_of, strict=True))
+        found = {
+            mode: np.array([compare(ours[query], theirs[passage]) for query, passage in places], dtype=np.float32)
+            for mode, compare, ours, theirs in (
+                ("dense", np.dot, left.dense, right.dense),
+                ("sparse", lexical_score, left.sparse, right.sparse),
+                ("colbert", colbert_score, left.colbert, right.colbert),
+            )
+        }
+        return {**found, "colbert+sparse+dense": hybrid(found["dense"], found["sparse"], found["colbert"])}
+
+    return System(
+        embed=lambda texts, prompt: heads([prompt + text for text in texts], ("dense",)).dense,
+        score=score if recipe.heads == HEADS else None,
+    )
 
 
-def evaluate(task: Task, embed: Embed, prompts: Mapping[str, str]) -> Scores:
+def evaluate(task: Task, system: System, prompts: Mapping[str, str], *, candidates: Places | None = None) -> Scores:
     """Scores of one system. Sentence pairs get no prompt; queries and passages get theirs.
+
+    candidates  (Q, at least RERANKED) passages to rank again by every head; None for the system's own best
 
     Raises InputError: a task without pairs or judged queries.
     """
     if isinstance(task, SentencePairs):
-        return _spearman(task, embed)
-    return _retrieval(task, embed, prompts)
+        return _spearman(task, system)
+    return _retrieval(task, system, prompts, candidates)
 
 
-def _spearman(task: SentencePairs, embed: Embed) -> Scores:
+def fidelity(found: Scores, reference: Scores) -> dict[str, float]:
+    """How close a system is to the reference, on the same task.
+
+    cosine_mean, cosine_p1, cosine_min  of dense vectors to the reference's: mean, first percentile, least
+    top_10_overlap                      share of the reference's ten best passages that are among the system's
+    sparse_top_10_overlap               the same by sparse scores, and
+    colbert_error                       the mean difference of ColBERT scores, both on the reranked passages
+    """
+    cosines = np.einsum("nd,nd->n", found.vectors, reference.vectors, dtype=np.float64)
+    values = {
+        "cosine_mean": float(cosines.mean()),
+        "cosine_p1": float(np.percentile(cosines, 1)),
+        "cosine_min": float(cosines.min()),
+    }
+    if found.best is not None and reference.best is not None:
+        values["top_10_overlap"] = _overlap(found.best[:, :10], reference.best[:, :10])
+    if found.reranked and reference.reranked:
+        ours, theirs = (top_k(scores.reranked["sparse"], 10) for scores in (found, reference))
+        values["sparse_top_10_overlap"] = _overlap(ours, theirs)
+        errors = np.abs(found.reranked["colbert"] - reference.reranked["colbert"])
+        values["colbert_error"] = float(errors.mean())
+    return values
+
+
+def _overlap(found: Places, wanted: Places) -> float:
+    """The mean share of `wanted` (Q, k) that is in the same row of `found`."""
+    pairs = zip(found, wanted, strict=True)
+    return float(np.mean([len(set(ours) & set(theirs)) / len(theirs) for ours, theirs in pairs]))
+
+
+def _spearman(task: SentencePairs, system: System) -> Scores:
     """Spearman's rank correlation of cosine similarity with the gold scores, as MTEB's `cosine_spearman`."""
-    vectors = _unit(embed([*task.left, *task.right], ""))
+    vectors = _unit(system.embed([*task.left, *task.right], ""))
     cosines = (vectors[: len(task.left)] * vectors[len(task.left) :]).sum(axis=1)
     value = float(spearmanr(cosines, task.gold).statistic)
-    return Scores(metric="cosine_spearman", values={"cosine_spearman": value}, texts=len(vectors))
+    return Scores(metric="cosine_spearman", values={"cosine_spearman": value}, vectors=vectors)
 
 
-def _retrieval(task: Retrieval, embed: Embed, prompts: Mapping[str, str]) -> Scores:
+def _retrieval(task: Retrieval, system: System, prompts: Mapping[str, str], candidates: Places | None) -> Scores:
     if not task.queries or not task.corpus:
         raise InputError(f"{task.name}: expected judged queries and passages, found none.")
-    passage_ids, query_ids = list(task.corpus), list(task.queries)
-    passages = _unit(embed(list(task.corpus.values()), prompts.get("passage", "")))
-    queries = _unit(embed(list(task.queries.values()), prompts.get("query", "")))
+    passages = _unit(system.embed(list(task.corpus.values()), prompts.get("passage", "")))
+    queries = _unit(system.embed(list(task.queries.values()), prompts.get("query", "")))
+    starts = range(0, len(queries), QUERIES_AT_A_TIME)
+    parts = [top_k(similarity(queries[start : start + QUERIES_AT_A_TIME], passages), 100) for start in starts]
+    best = np.concatenate(parts)
+    values = _ranking_scores(task, best)
+    reranked = _rerank(task, system, best if candidates is None else candidates)
+    for mode, scores in reranked.items():
+        order = np.argsort(-scores, axis=1, kind="stable")
+        chosen = np.take_along_axis((best if candidates is None else candidates)[:, :RERANKED], order, axis=1)
+        values[f"{mode}_ndcg_at_10"] = _ranking_scores(task, chosen)["ndcg_at_10"]
+    vectors = np.concatenate([passages, queries])
+    return Scores(metric="ndcg_at_10", values=values, vectors=vectors, best=best, reranked=reranked)
+
+
+def _ranking_scores(task: Retrieval, best: Places) -> dict[str, float]:
+    """nDCG@10 and recall@100 of ranked passages (Q, up to 100)."""
+    passage_ids = list(task.corpus)
     ndcg, recall = [], []
-    for start in range(0, len(queries), QUERIES_AT_A_TIME):
-        best = top_k(similarity(queries[start : start + QUERIES_AT_A_TIME], passages), 100)
-        for query, columns in zip(query_ids[start : start + QUERIES_AT_A_TIME], best, strict=True):
-            gains = np.array([task.relevance[query].get(passage_ids[column], 0) for column in columns])
-            ndcg.append(ndcg_at(gains, list(task.relevance[query].values()), 10))
-            recall.append((gains > 0).sum() / len(task.relevance[query]))
-    values = {"ndcg_at_10": float(np.mean(ndcg)), "recall_at_100": float(np.mean(recall))}
-    return Scores(metric="ndcg_at_10", values=values, texts=len(passages) + len(queries))
+    for query, columns in zip(task.queries, best, strict=True):
+        gains = np.array([task.relevance[query].get(passage_ids[column], 0) for column in columns])
+        ndcg.append(ndcg_at(gains, list(task.relevance[query].values()), 10))
+        recall.append((gains > 0).sum() / len(task.relevance[query]))
+    return {"ndcg_at_10": float(np.mean(ndcg)), "recall_at_100": float(np.mean(recall))}
+
+
+def _rerank(task: Retrieval, system: System, candidates: Places) -> dict[str, Vectors]:
+    """Scores (Q, RERANKED) of each query's candidates by every head."""
+    if system.score is None:
+        return {}
+    texts, places = list(task.corpus.values()), candidates[:, :RERANKED]
+    pairs = [
+        (query, texts[place])
+        for query, row in zip(task.queries.values(), places, strict=True)
+        for place in row.tolist()
+    ]
+    return {mode: scores.reshape(places.shape) for mode, scores in system.score(pairs).items()}
 
 
 def ndcg_at(gains: NDArray[np.int64], all_gains: Sequence[int], k: int) -> float:

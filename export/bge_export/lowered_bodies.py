@@ -28,8 +28,10 @@ rotate_blocks (x, matrix) => (y) {
 }
 int8_rows <levels, zero> (x) => (bytes, scale) {
   last = Constant <value_ints = [-1]> ()
-  magnitude = Abs(x)
-  largest = ReduceMax <keepdims = 1> (magnitude, last)
+  highest = ReduceMax <keepdims = 1> (x, last)
+  lowest = ReduceMin <keepdims = 1> (x, last)
+  below = Neg(lowest)
+  largest = Max(highest, below)
   whole = Constant <value_int: int = @levels> ()
   count = CastLike(whole, x)
   step = Div(largest, count)

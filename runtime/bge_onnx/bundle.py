@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -111,6 +111,7 @@ class Bundle:
     versions: Mapping[str, str]  # of what made it
     files: Mapping[str, FileRecord]
     parity: Parity | None
+    quality: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # task -> metric -> value, where evaluated
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> Bundle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -163,9 +164,17 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
             f"{head} error": f"{found.max_error:.1e} of {found.limit:.1e} allowed ({found.measure})"
             for head, found in parity.items()
         },
+        **{f"on {task}": _quality(values) for task, values in manifest.quality.items()},
     }
     for name, fact in facts.items():
         click.echo(f"{name:12} {fact}")
+
+
+def _quality(values: Mapping[str, float]) -> str:
+    """An evaluation's values, each beside float32 PyTorch's where it has one."""
+    ours = {name: value for name, value in values.items() if not name.startswith("reference_")}
+    beside = {name: f" (PyTorch {values[f'reference_{name}']:.4f})" for name in ours if f"reference_{name}" in values}
+    return ", ".join(f"{name} {value:.4f}{beside.get(name, '')}" for name, value in ours.items())
 
 
 def run_command(command: click.Command) -> NoReturn:
