@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,13 +93,14 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Sys
         left, right = heads(queries, HEADS), heads(passages, HEADS)
         assert left.sparse and right.sparse and left.colbert and right.colbert  # noqa: PT018
         places = list(zip(query_of, passage_of, strict=True))
+        heads_of: tuple[tuple[str, Callable[[Any, Any], Any], Sequence[Any], Sequence[Any]], ...] = (
+            ("dense", np.dot, left.dense, right.dense),
+            ("sparse", lexical_score, left.sparse, right.sparse),
+            ("colbert", colbert_score, left.colbert, right.colbert),
+        )
         found = {
             mode: np.array([compare(ours[query], theirs[passage]) for query, passage in places], dtype=np.float32)
-            for mode, compare, ours, theirs in (
-                ("dense", np.dot, left.dense, right.dense),
-                ("sparse", lexical_score, left.sparse, right.sparse),
-                ("colbert", colbert_score, left.colbert, right.colbert),
-            )
+            for mode, compare, ours, theirs in heads_of
         }
         return {**found, "colbert+sparse+dense": hybrid(found["dense"], found["sparse"], found["colbert"])}
 
