@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bge_export import catalog, check
+from bge_export import catalog, check, compare
 from bge_export.checkpoint import Options
 from bge_export.cli import TARGET_NAMES
 from bge_export.export import Request, check_bundle, export, recipe_of
@@ -147,7 +147,7 @@ def test_lowering_says_how_many_calls_it_swapped():
 def test_a_wrong_graph_is_not_written(tiny_checkpoint, tmp_path, monkeypatch):
     """A bundle whose vectors are not PyTorch's is refused with the error, its place and its limit."""
     worst = HeadParity(max_error=0.5, measure="difference", limit=2e-5, text=7, tokens=33)
-    monkeypatch.setattr(check, "worst", lambda *_, **__: worst)
+    monkeypatch.setattr(compare, "worst", lambda *_: worst)
     request = Request(model="tiny", target="cpu-fp32", checkpoint=tiny_checkpoint, options=Options(pooling="cls"))
     with pytest.raises(
         BundleError, match=r"within 2e-05 of PyTorch's, found 5\.0e-01 \(dense\) at a text of 33 tokens"
@@ -163,7 +163,7 @@ def test_parity_finds_the_worst_text(bad):
     found = wanted.copy()
     found[0, 1] = 1e-4
     found[2, 3] += bad
-    head = check.worst(check.vector_errors(found, wanted), [3, 4, 5, 6], limit=2e-5)
+    head = compare.worst(compare.vector_errors(found, wanted), [3, 4, 5, 6], compare.Limits())
     assert (head.text, head.tokens, head.passed) == (2, 5, False)
 
 

@@ -175,8 +175,8 @@ def test_the_check_holds_the_graph_against_the_same_rounding(bundle, tmp_path):
 
 
 def test_a_width_that_cannot_be_rotated(tmp_path):
-    folder = write_checkpoint(tmp_path / "checkpoint", **(SIZES | {"intermediate_size": 160}))
+    folder = write_checkpoint(tmp_path / "checkpoint", **(SIZES | {"hidden_size": 96}))
     request = Request(model="tiny", target="cpu-int8", checkpoint=folder, options=Options(pooling="cls"))
-    with pytest.raises(CheckpointError, match=r"expected intermediate_size to be a multiple of 64 .* found 160"):
+    with pytest.raises(CheckpointError, match=r"expected hidden_size to be a multiple of 64 .* found 96"):
         export(request, tmp_path / "x")
     assert not (tmp_path / "x").exists()

@@ -14,6 +14,7 @@ from scipy.stats import spearmanr
 
 from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
+from bge_export.compare import Heads
 from bge_export.tasks import Retrieval, SentencePairs, Task
 from bge_onnx import Embedder, similarity, top_k
 from bge_onnx.embeddings import HEADS
@@ -82,7 +83,7 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Sys
     """Float32 PyTorch as the system to evaluate."""
     tokenizer = checkpoint_tokenizer.load(checkpoint)
 
-    def heads(texts: Sequence[str], names: tuple[str, ...]) -> reference.Heads:
+    def heads(texts: Sequence[str], names: tuple[str, ...]) -> Heads:
         ids = [np.array(row, dtype=np.int64) for row in reference.tokenize(tokenizer, recipe, texts)]
         some = dataclasses.replace(recipe, heads=names)
         return reference.embed(checkpoint, some, ids, budget_tokens=REFERENCE_TOKENS, progress=progress)
@@ -93,7 +94,7 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Sys
         left, right = heads(queries, HEADS), heads(passages, HEADS)
         assert left.sparse and right.sparse and left.colbert and right.colbert  # noqa: PT018
         places = list(zip(query_of, passage_of, strict=True))
-        heads_of: tuple[tuple[str, Callable[[Any, Any], Any], Sequence[Any], Sequence[Any]], ...] = (
+        heads_of: tuple[tuple[str, Callable[[Any, Any], Any], Any, Any], ...] = (
             ("dense", np.dot, left.dense, right.dense),
             ("sparse", lexical_score, left.sparse, right.sparse),
             ("colbert", colbert_score, left.colbert, right.colbert),

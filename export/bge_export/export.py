@@ -13,6 +13,7 @@ from typing import Any
 
 from bge_export import bundle_writer, catalog, check, checkpoint_tokenizer, heads, hub, random_checkpoint
 from bge_export.checkpoint import Options, Recipe, read_recipe
+from bge_export.compare import Expected, compare, compare_apart
 from bge_export.config import parse_config, read_json
 from bge_export.folder import atomic_folder, require_free
 from bge_export.heads import Wanted
@@ -61,12 +62,16 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
             bundle = bundle_writer.write_manifest(
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
-            parity = check.compare(
-                Embedder.open(partial), expected, limit=target.limit, measure=target.measure, progress=progress
-            )
+            parity = _compare(bundle, expected, target, progress=progress)
             _require(parity, out)
             bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
+
+
+def _compare(bundle: Bundle, expected: Expected, target: Target, *, progress: bool) -> Parity:
+    if bundle.causal:
+        return compare_apart(bundle.folder, expected, target.limits, progress=progress)
+    return compare(Embedder.open(bundle.folder), expected, target.limits, progress=progress)
 
 
 def _write_graph(
@@ -134,8 +139,7 @@ def check_bundle(
     tokenizer   its SentencePiece model, where the weights are random
     Raises BundleError, CheckpointError.
     """
-    embedder = Embedder.open(folder, verify=True)
-    bundle = embedder.bundle
+    bundle = Bundle.open(folder, verify=True)
     if bundle.source.kind == "folder" and checkpoint is None:
         raise CheckpointError(
             f"{folder}: expected --checkpoint, the folder it was exported from; a bundle holds no PyTorch weights."
@@ -162,7 +166,7 @@ def check_bundle(
         target = targets_of(bundle.model_type)[bundle.target]
         rounding = target.rounding(config) if target.rounding else None
         expected = check.expect(weights_folder, recipe_of(bundle), rounding=rounding, progress=progress)
-        return check.compare(embedder, expected, limit=target.limit, measure=target.measure, progress=progress)
+        return _compare(bundle, expected, target, progress=progress)
 
 
 def recipe_of(bundle: Bundle) -> Recipe:
@@ -281,6 +285,7 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
         versions=bundle_writer.versions(),
         files={},
         parity=None,
+        quality={},
     )
 
 

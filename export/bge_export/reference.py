@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from bge_export import checkpoint_tokenizer, layerwise
 from bge_export.checkpoint import Recipe
+from bge_export.compare import Heads
 from bge_export.config import read_json
 from bge_export.heads import FILES
 from bge_export.lowering.targets import DECODERS
@@ -33,15 +33,6 @@ def tokenize(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, te
         texts = [text.lower() for text in texts]
     ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=recipe.max_tokens)["input_ids"]
     return ids
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """What PyTorch gives of N texts: dense (N, D), sparse weights by token id, ColBERT rows (T - 1, C)."""
-
-    dense: Vectors
-    sparse: list[dict[int, float]] | None
-    colbert: list[Vectors] | None
 
 
 def embed(

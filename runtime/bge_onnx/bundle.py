@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bge_onnx.errors import BundleError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MANIFEST = "bundle.json"
 
 QUERY_TOKENS = "query_tokens"
@@ -111,7 +111,7 @@ class Bundle:
     versions: Mapping[str, str]  # of what made it
     files: Mapping[str, FileRecord]
     parity: Parity | None
-    quality: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # task -> metric -> value, where evaluated
+    quality: Mapping[str, Mapping[str, float]]  # task -> metric -> value, of those that were evaluated
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> Bundle:

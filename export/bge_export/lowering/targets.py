@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from bge_export.compare import Limits
 from bge_export.lowering import Swap, cpu_fp32, cpu_int8, cpu_nbits, portable
 from bge_export.weights import Rounding
-from bge_onnx.bundle import Layout, Measure
+from bge_onnx.bundle import Layout
 
 DECODERS = ("mistral", "gemma2")
 
@@ -21,8 +22,7 @@ class Target:
     provider: str
     layout: Layout
     swaps: Callable[[Any], Mapping[str, Swap]]  # of a model's configuration
-    measure: Measure = "difference"  # of vectors from float32 PyTorch's
-    limit: float = 2e-5  # largest value of that measure
+    limits: Limits = field(default_factory=Limits)  # of errors against float32 PyTorch
     rounding: Callable[[Any], Rounding] | None = None  # of a configuration: what PyTorch does with its weights first
     bytes_per_weight: float = 4
     graph: str = "model.onnx"
@@ -40,8 +40,7 @@ ENCODER_TARGETS = {
         layout="equal",
         swaps=cpu_int8.swaps,
         rounding=cpu_int8.rounding,
-        measure="1 - cosine",
-        limit=0.01,
+        limits=Limits(measure="1 - cosine", vectors=0.01, sparse=0.05),
         bytes_per_weight=1.1,
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
@@ -56,22 +55,21 @@ ENCODER_TARGETS = {
 }
 
 
-def _nbits(bits: int, *, limit: float, bytes_per_weight: float) -> Target:
+def _nbits(bits: int, *, bytes_per_weight: float) -> Target:
     return Target(
         provider="CPUExecutionProvider",
         layout="equal",
         swaps=lambda _: cpu_nbits.swaps(bits),
         rounding=lambda _: partial(cpu_nbits.rounded, bits=bits),
-        measure="1 - cosine",
-        limit=limit,
+        limits=Limits(measure="1 - cosine", vectors=0.03),
         bytes_per_weight=bytes_per_weight,
     )
 
 
 DECODER_TARGETS = {
     "cpu-fp32": CPU_FP32,
-    "cpu-int8": _nbits(8, limit=0.01, bytes_per_weight=1.1),
-    "cpu-int4": _nbits(4, limit=0.2, bytes_per_weight=0.7),  # the word table has 8 bits
+    "cpu-int8": _nbits(8, bytes_per_weight=1.1),
+    "cpu-int4": _nbits(4, bytes_per_weight=0.7),  # the word table has 8 bits
 }
 
 NAMES = tuple(dict.fromkeys([*ENCODER_TARGETS, *DECODER_TARGETS]))

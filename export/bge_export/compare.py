@@ -1,0 +1,160 @@
+"""Parity: a bundle's vectors against those that PyTorch gave. The runtime alone is imported here, no PyTorch."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_onnx import BundleError, Embedder
+from bge_onnx.bundle import HeadParity, Measure, Parity
+from bge_onnx.embeddings import Wanted
+
+SHORT_TOKENS = 512
+PREFIXES = 3
+"""Texts of a decoder whose first half is given as a prefix too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The largest errors allowed: of dense and ColBERT vectors by `measure`, and the difference of sparse weights."""
+
+    measure: Measure = "difference"
+    vectors: float = 2e-5
+    sparse: float = 2e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What PyTorch gives of N texts: dense (N, D), sparse weights by token id, ColBERT rows (T - 1, C)."""
+
+    dense: NDArray[np.float32]
+    sparse: list[dict[int, float]] | None
+    colbert: list[NDArray[np.float32]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What PyTorch gives: token ids per text, the vectors of those and of random ids of each length."""
+
+    token_ids: list[NDArray[np.int64]]
+    texts: tuple[str, ...]  # those of the first token_ids; the others are random
+    heads: Heads
+    reference: str  # what gave them
+
+
+def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
+    """Compare a bundle, by every head, with what PyTorch gave."""
+    ours = embedder.tokenizer.encode(expected.texts)
+    mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids, strict=False))
+    heads = tuple(embedder.bundle.outputs)
+    found = embedder.embed_token_ids(expected.token_ids, heads=heads, progress=progress or None)
+    wanted = expected.heads
+    errors_of = vector_errors if limits.measure == "difference" else cosine_errors
+    errors = {"dense": errors_of(found.dense, wanted.dense)}
+    for places, vectors in _other_ways(embedder, expected.token_ids):
+        errors["dense"][places] = np.maximum(errors["dense"][places], errors_of(vectors, wanted.dense[places]))
+    if wanted.sparse is not None:
+        pairs = zip(found.sparse, wanted.sparse, strict=True)
+        errors["sparse"] = np.array([sparse_error(ours, theirs) for ours, theirs in pairs])
+    if wanted.colbert is not None:
+        rows = zip(found.colbert, wanted.colbert, strict=True)
+        errors["colbert"] = np.array([errors_of(ours, theirs).max(initial=0) for ours, theirs in rows])
+    tokens = [len(ids) for ids in expected.token_ids]
+    sparse = Limits(vectors=limits.sparse)
+    return Parity(
+        texts=len(expected.token_ids),
+        heads={head: worst(found, tokens, sparse if head == "sparse" else limits) for head, found in errors.items()},
+        tokenizer_mismatches=mismatches,
+        reference=expected.reference,
+    )
+
+
+def compare_apart(folder: Path, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
+    """As `compare`, of the bundle in `folder`, in a process of its own that holds the runtime and nothing else.
+
+    The weights of billions of parameters fit into memory then where they would not beside PyTorch's.
+    Raises BundleError: the bundle cannot be loaded or run, for want of memory above all.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "bge_export.compare"],
+        input=pickle.dumps((folder, expected, limits, progress)),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise BundleError(
+            f"{folder}: expected the bundle to run, found that its process ended with {done.returncode}.\n"
+            "    -9 means that memory did not suffice: free some, or export for a target with fewer bits."
+        )
+    answer: Any = pickle.loads(done.stdout)  # noqa: S301 - our own process wrote it
+    if isinstance(answer, Exception):
+        raise answer
+    assert isinstance(answer, Parity)
+    return answer
+
+
+def _run_apart() -> None:
+    """The process of `compare_apart`: pickles in and out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
+    folder, expected, limits, progress = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
+    try:
+        answer: Any = compare(Embedder.open(folder), expected, limits, progress=progress)
+    except BundleError as error:
+        answer = error
+    sys.stdout.buffer.write(pickle.dumps(answer))
+
+
+def _other_ways(
+    embedder: Embedder, token_ids: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """Dense vectors that come another way through the graph, with their places: alone, and behind a prefix."""
+    short = [index for index, ids in enumerate(token_ids) if len(ids) <= SHORT_TOKENS]
+    if len(embedder.bundle.outputs) > 1:  # dense alone takes a shorter way through the last layer
+        yield short, embedder.embed_token_ids([token_ids[index] for index in short]).dense
+    if embedder.bundle.causal:
+        for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
+            ids = token_ids[index]
+            prefix = embedder.prefix_of("", ids[: len(ids) // 2])
+            yield [index], prefix.embed_whole([ids], Wanted()).dense
+
+
+def cosine_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """1 - cosine of each of N vectors (N, D)."""
+    left, right = (vectors.astype(np.float64) for vectors in (found, wanted))
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    errors: NDArray[np.float64] = 1 - np.einsum("nd,nd->n", left, right) / lengths
+    return errors
+
+
+def vector_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The largest absolute difference of each of N vectors (N, D), as if those wanted had length 1."""
+    lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
+    errors: NDArray[np.float64] = (np.abs(found - wanted) / lengths).max(axis=1)
+    return errors
+
+
+def sparse_error(found: Mapping[int, float], wanted: Mapping[int, float]) -> float:
+    """The largest absolute difference of two sparse vectors' weights; a token that one has not weighs 0 there."""
+    return max((abs(found.get(token, 0) - wanted.get(token, 0)) for token in {*found, *wanted}), default=0.0)
+
+
+def worst(errors: NDArray[np.float64], tokens: Sequence[int], limits: Limits) -> HeadParity:
+    """The largest of N texts' errors, with its place and length; NaN counts as infinite."""
+    errors = np.where(np.isnan(errors), np.inf, errors)
+    text = int(errors.argmax())
+    return HeadParity(
+        max_error=float(errors[text]), measure=limits.measure, limit=limits.vectors, text=text, tokens=tokens[text]
+    )
+
+
+if __name__ == "__main__":
+    _run_apart()
