@@ -19,7 +19,7 @@ from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle import HeadParity
 from tiny import write_checkpoint
 
-EXACT = [name for name, target in ENCODER_TARGETS.items() if not target.rounding]
+EXACT = [name for name, target in ENCODER_TARGETS.items() if not target.calibrates]
 
 
 def test_the_command_line_offers_every_target():
@@ -140,8 +140,8 @@ def test_lowering_says_how_many_calls_it_swapped():
         q, bias = graph.input("q", ["B", "T", 24]), graph.input("bias", ["B", 1, 1, "T"])
         return graph.finish({"y": (graph.call("attention", "m", q, q, q, bias, attributes=ATTENTION), ["B", "T", 24])})
 
-    assert lower(model(), ENCODER_TARGETS["cpu-fp32"].swaps(None)) == 1
-    assert lower(model(), ENCODER_TARGETS["portable"].swaps(None)) == 0
+    assert lower(model(), ENCODER_TARGETS["cpu-fp32"].lowering(None, None).swaps) == 1
+    assert lower(model(), ENCODER_TARGETS["portable"].lowering(None, None).swaps) == 0
 
 
 def test_a_wrong_graph_is_not_written(tiny_checkpoint, tmp_path, monkeypatch):

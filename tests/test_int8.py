@@ -19,6 +19,7 @@ from bge_onnx import CheckpointError, Embedder
 from tiny import M3_CONFIG, write_checkpoint
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
+LEVELS = cpu_int8.PLAIN
 ALL = ("dense", "sparse", "colbert")
 
 
@@ -69,16 +70,16 @@ def test_weights_stay_within_the_budget(seed, kind):
         "heavy": lambda: rng.standard_t(2, (7, 64)),
         "extreme": lambda: rng.choice([-1.0, 1.0, 0.0], (7, 64)),
     }[kind]().astype(np.float32)
-    integers, scales = cpu_int8.quantize(weight)
+    integers, scales = cpu_int8.quantize(weight, LEVELS.pair)
     assert np.abs(integers.astype(int)).max() <= 127
-    assert pair_sums(integers).max() * (cpu_int8.LEVELS + cpu_int8.ZERO) <= np.iinfo(np.int16).max
-    free = pair_sums(integers) < cpu_int8.PAIR - 1
+    assert pair_sums(integers).max() * (LEVELS.rows + LEVELS.zero) <= np.iinfo(np.int16).max
+    free = pair_sums(integers) < LEVELS.pair - 1
     errors = np.abs(integers * scales[:, None] - weight).reshape(7, -1, 2).max(axis=2)
     assert (errors <= scales[:, None] * 0.5001)[free].all()
 
 
 def test_a_row_of_zeros_is_zeros():
-    integers, scales = cpu_int8.quantize(np.zeros((2, 64), dtype=np.float32))
+    integers, scales = cpu_int8.quantize(np.zeros((2, 64), dtype=np.float32), LEVELS.pair)
     assert not integers.any()
     assert np.isfinite(scales).all()
 
@@ -112,7 +113,7 @@ def test_products_are_those_of_integers(bundle):
         assert pair_sums(weight.T).max() * 181 <= np.iinfo(np.int16).max
         assert bytes_.min() >= 1
         assert bytes_.max() <= 181
-        exact = (bytes_.astype(np.int64) - cpu_int8.ZERO) @ weight.astype(np.int64)
+        exact = (bytes_.astype(np.int64) - LEVELS.zero) @ weight.astype(np.int64)
         np.testing.assert_array_equal(result, exact.astype(np.float32) * scales)
 
 
@@ -120,7 +121,7 @@ def test_products_are_those_of_integers(bundle):
 def test_the_largest_pairs_do_not_saturate(sign):
     """Pairs at the budget against the largest byte, alone and between opposite ones, give numpy's integers."""
     weight = np.tile(np.array([[91, 90], [127, 54], [127, -127], [54, 127]], dtype=np.int8) * sign, (16, 8)).T
-    bytes_ = np.full((5, len(weight)), cpu_int8.LEVELS + cpu_int8.ZERO, dtype=np.uint8)
+    bytes_ = np.full((5, len(weight)), LEVELS.rows + LEVELS.zero, dtype=np.uint8)
     bytes_[1::2, ::3] = 1
     node = onnx.helper.make_node("MatMulInteger", ["a", "b", "z"], ["y"])
     graph = onnx.helper.make_graph(

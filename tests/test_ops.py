@@ -34,7 +34,7 @@ def run(op, inputs, attributes=None, *, target="portable"):
     y = graph.call(op, "module", *values.values(), attributes=attributes)
     model = graph.finish({"y": (y, [f"y{axis}" for axis in range(4)])})
     model.graph.outputs[0].shape = None
-    lower(model, ENCODER_TARGETS[target].swaps(None))
+    lower(model, ENCODER_TARGETS[target].lowering(None, None).swaps)
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {value.name: inputs[value.name].numpy() for value in model.graph.inputs}
     return session.run(None, feeds)[0], [node.op_type for node in model.graph]

@@ -110,6 +110,10 @@ def list_models(*, as_json: bool) -> None:
     "--tokenizer", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="With --random-weights of a Mistral: its tokenizer.model, instead of an untrained one.",
 )  # fmt: skip
+@click.option(
+    "--calibrate", "calibration", metavar="FILE|random",
+    help="For cpu-int8 of encoders: round weights so that these texts, one a line, err least; random takes random ids.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
 def run(
     model: str,
@@ -125,6 +129,7 @@ def run(
     heads: tuple[str, ...] | None,
     head_files: Path | None,
     tokenizer: Path | None,
+    calibration: str | None,
     force: bool,
 ) -> None:
     """Export MODEL to a bundle and check it against PyTorch.
@@ -164,6 +169,7 @@ def run(
         seed=seed,
         head_files=head_files,
         tokenizer=tokenizer,
+        calibration=calibration,
         options=options,
     )
     click.echo(f"exporting {model} for {target}", err=True)
@@ -187,9 +193,16 @@ def run(
     "--tokenizer", type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The tokenizer.model that --random-weights were given.",
 )  # fmt: skip
+@click.option("--calibrate", "calibration", metavar="FILE", help="The texts that the bundle was calibrated with.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def check(
-    bundle: Path, checkpoint: Path | None, head_files: Path | None, tokenizer: Path | None, *, as_json: bool
+    bundle: Path,
+    checkpoint: Path | None,
+    head_files: Path | None,
+    tokenizer: Path | None,
+    calibration: str | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Compare a bundle with float32 PyTorch; exit 1 when an error is over its limit.
 
@@ -202,7 +215,7 @@ def check(
     """
     from bge_export.export import check_bundle
 
-    parity = check_bundle(bundle, checkpoint, head_files, tokenizer, progress=sys.stderr.isatty())
+    parity = check_bundle(bundle, checkpoint, head_files, tokenizer, calibration, progress=sys.stderr.isatty())
     if as_json:
         heads = {
             head: {**dataclasses.asdict(found), "used": found.max_error / found.limit}

@@ -11,17 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bge_export import bundle_writer, catalog, check, checkpoint_tokenizer, heads, hub, random_checkpoint
+import onnx_ir as ir
+
+from bge_export import bundle_writer, calibrate, catalog, check, checkpoint_tokenizer, heads, hub, random_checkpoint
 from bge_export.checkpoint import Options, Recipe, read_recipe
 from bge_export.compare import Expected, compare, compare_apart
 from bge_export.config import parse_config, read_json
 from bge_export.folder import atomic_folder, require_free
 from bge_export.heads import Wanted
-from bge_export.lowering import lower
+from bge_export.lowering import Lowering, lower
 from bge_export.lowering.targets import DECODERS, NAMES, Target, targets_of
 from bge_export.models import MODELS
 from bge_export.weights import Weights, sha256_of, weight_files
-from bge_onnx import Bundle, BundleError, CheckpointError, Embedder
+from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
 from bge_onnx.bundle import FORMAT_VERSION, Parity, Source
 
 MCLS_ABOVE_TOKENS = 512
@@ -38,6 +40,9 @@ class Request:
     seed: int | None = None
     head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
     tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
+    calibration: str | None = (
+        None  # a file with a text a line, or "random": weights are rounded so that these err least
+    )
     options: Options = dataclasses.field(default_factory=Options)
 
 
@@ -54,9 +59,11 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
-            rounding = target.rounding(config) if target.rounding else None
-            expected = check.expect(folder, recipe, rounding=rounding, progress=progress)
-            dims = _write_graph(partial, folder, config, recipe, target, progress=progress)
+            lowering = _lowering(request.calibration, folder, config, recipe, target, progress=progress)
+            expected = check.expect(folder, recipe, rounding=lowering.rounding, progress=progress)
+            model = _build(folder, config, recipe, target, lowering)
+            dims = _write_graph(partial, model, config, recipe, target, progress=progress)
+            del model  # with the weights' files, whose mapped pages count as memory
             special_ids = _write_tokenizer(partial, folder, recipe, target, dims["dense"])
             described = _describe(request, config.required["model_type"], source, recipe)
             bundle = bundle_writer.write_manifest(
@@ -68,23 +75,36 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     return Bundle.open(out)
 
 
+def _lowering(
+    calibration: str | None, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
+) -> Lowering:
+    """How the target lowers this model. Raises InputError: a calibration that it has no use for, or too small."""
+    if calibration is None:
+        return target.lowering(config, None)
+    if not target.calibrates:
+        raise InputError("calibration: expected the target cpu-int8 of a BERT or XLM-R model, found another.")
+    return target.lowering(config, calibrate.hessians(checkpoint, recipe, calibration, progress=progress))
+
+
 def _compare(bundle: Bundle, expected: Expected, target: Target, *, progress: bool) -> Parity:
     if bundle.causal:
         return compare_apart(bundle.folder, expected, target.limits, progress=progress)
     return compare(Embedder.open(bundle.folder), expected, target.limits, progress=progress)
 
 
-def _write_graph(
-    out: Path, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
-) -> dict[str, int]:
-    """Build, lower and save the graph; returns the width of each head.
-
-    The weights' files are closed again afterwards: mapped pages count as memory.
-    """
+def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, lowering: Lowering) -> ir.Model:
+    """The graph of a checkpoint, lowered; its weights are read when it is written."""
     model_file = MODELS[config.required["model_type"]]
     weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
-    model = model_file.build(config, weights, _wanted(recipe, target))
-    lower(model, target.swaps(config))
+    model: ir.Model = model_file.build(config, weights, _wanted(recipe, target))
+    lower(model, lowering.swaps)
+    return model
+
+
+def _write_graph(
+    out: Path, model: ir.Model, config: Any, recipe: Recipe, target: Target, *, progress: bool
+) -> dict[str, int]:
+    """Save the graph with its weights; returns the width of each head."""
     widths = {str(value.name): value.shape[-1] for value in model.graph.outputs if value.shape}
     dims = {head: config.vocab_size if head == "sparse" else int(str(widths[head])) for head in recipe.heads}
     for value in model.graph.outputs:
@@ -129,6 +149,7 @@ def check_bundle(
     checkpoint: Path | None,
     head_files: Path | None = None,
     tokenizer: Path | None = None,
+    calibration: str | None = None,
     *,
     progress: bool = False,
 ) -> Parity:
@@ -137,6 +158,7 @@ def check_bundle(
     checkpoint  folder of its weights; None takes them from the Hub, or makes them again if they were random
     head_files  folder of its heads' weights, where the others are random
     tokenizer   its SentencePiece model, where the weights are random
+    calibration  the file of texts that it was calibrated with
     Raises BundleError, CheckpointError.
     """
     bundle = Bundle.open(folder, verify=True)
@@ -152,6 +174,7 @@ def check_bundle(
         seed=bundle.source.seed if checkpoint is None else None,
         head_files=head_files,
         tokenizer=tokenizer,
+        calibration=_same_calibration(bundle, calibration),
     )
     with open_checkpoint(request) as (weights_folder, source):
         if source.sha256 != bundle.source.sha256:
@@ -164,9 +187,23 @@ def check_bundle(
         model_file = MODELS[bundle.model_type]
         config = parse_config(model_file.Config, read_json(weights_folder / "config.json"), weights_folder)
         target = targets_of(bundle.model_type)[bundle.target]
-        rounding = target.rounding(config) if target.rounding else None
-        expected = check.expect(weights_folder, recipe_of(bundle), rounding=rounding, progress=progress)
+        recipe = recipe_of(bundle)
+        lowering = _lowering(request.calibration, weights_folder, config, recipe, target, progress=progress)
+        expected = check.expect(weights_folder, recipe, rounding=lowering.rounding, progress=progress)
         return _compare(bundle, expected, target, progress=progress)
+
+
+def _same_calibration(bundle: Bundle, given: str | None) -> str | None:
+    """What a bundle was calibrated with. Raises CheckpointError: another file, or none, is given."""
+    if bundle.calibration == calibrate.describe(calibrate.RANDOM):
+        return calibrate.RANDOM
+    found = calibrate.describe(given) if given else None
+    if found != bundle.calibration:
+        raise CheckpointError(
+            f"{bundle.folder}: expected the calibration that it was exported with ({bundle.calibration or 'none'}), "
+            f"found {found or 'none'}.\n    Give the same file with --calibrate FILE."
+        )
+    return given
 
 
 def recipe_of(bundle: Bundle) -> Recipe:
@@ -282,6 +319,7 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
         prompts=recipe.prompts,
         special_ids={},
         kernels=(),
+        calibration=calibrate.describe(request.calibration) if request.calibration else None,
         versions=bundle_writer.versions(),
         files={},
         parity=None,

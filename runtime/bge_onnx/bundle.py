@@ -108,6 +108,7 @@ class Bundle:
     prompts: Mapping[str, str]  # "query", "passage" -> text put in front
     special_ids: Mapping[str, int]  # "pad", "cls", "sep", "unk", "mask" -> token id
     kernels: tuple[str, ...]  # custom operator libraries needed
+    calibration: str | None  # the texts that its weights were rounded for
     versions: Mapping[str, str]  # of what made it
     files: Mapping[str, FileRecord]
     parity: Parity | None

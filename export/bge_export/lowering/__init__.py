@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from bge_export.ops import DOMAIN, MODULE
+from bge_export.weights import Rounding
 
 Swap = Callable[[ir.Node], ir.Node]
 """Gives the fused node of one output that takes a call's place, or the call itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lowering:
+    """How a target lowers one model, and what PyTorch does with its weights before it is compared."""
+
+    swaps: Mapping[str, Swap]
+    rounding: Rounding | None = None
 
 
 def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:

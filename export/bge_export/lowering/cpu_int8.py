@@ -5,13 +5,12 @@ scale for each row, so that a text's vector depends on no other text. The weight
 rounded with a scale for each output. Inside attention the rotation is folded into the weights before and after it:
 https://arxiv.org/abs/2404.00456 (QuaRot). Word embeddings are rounded in blocks, as the decoders' are.
 
-AVX2 multiplies bytes with vpmaddubsw, which adds two products in 16 bits. `LEVELS` and `PAIR` keep every such sum
-within them, so that all CPUs give the same integers.
+`Levels` keeps every sum of two products within 16 bits, as AVX2 computes them, so that all CPUs give the same integers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -20,9 +19,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bge_export.lowering import Swap, cpu_fp32, cpu_nbits
+from bge_export.gptq import Hessians, round_with
+from bge_export.lowering import Lowering, cpu_fp32, cpu_nbits
 from bge_export.ops import MODULE
-from bge_export.weights import Array, Rounding
+from bge_export.weights import Array
 from bge_onnx.errors import CheckpointError
 
 ROTATED, ROTATED_INNER = 64, 32
@@ -32,19 +32,35 @@ rotation costs four times as much and helps least. Every known model's widths ar
 Trained all-MiniLM-L6-v2, STS-B: cosine to float32, mean and least, is 0.99945 and 0.9974; with 128 and 128 0.99950 and
 0.9975, with 32 and 32 0.99937 and 0.9964."""
 
-LEVELS = 90
-"""A row's largest value without its sign, as an integer. Bytes are this plus `ZERO`: 1 to 181."""
-
-ZERO = 91
-PAIR = 181
-"""Two neighbouring weights of one sign have at most this sum: 181 · 181 = 32761, and int16 ends at 32767."""
-
 WORD_TABLE = "embeddings.word_embeddings.weight"
 
 RATIOS = np.linspace(1, 2, 13, dtype=np.float32)
 """Scales that are tried for each output, over the one whose largest weight is 127."""
 
 Integers = NDArray[np.int8]
+
+LARGEST = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How finely rows and weights are rounded, so that two products of bytes fit into 16 bits: vpmaddubsw adds two.
+
+    rows  a row's largest value without its sign, as an integer; bytes are this plus `zero`, from 1 on
+    pair  the most that two neighbouring weights of one sign have together
+    """
+
+    rows: int
+    pair: int
+
+    @property
+    def zero(self) -> int:
+        """The byte of a zero."""
+        return self.rows + 1
+
+
+PLAIN = Levels(rows=90, pair=181)  # 181 · 181 = 32761; int16 ends at 32767
+CALIBRATED = Levels(rows=109, pair=149)  # 219 · 149 = 32631; errors of weights are made up for
 
 
 class Sizes(Protocol):
@@ -77,8 +93,8 @@ def rotate(rows: Array, size: int) -> Array:
     return rotated
 
 
-def quantize(weight: Array) -> tuple[Integers, Array]:
-    """Integers (N, K) from -127 to 127 within the budget of pairs, and a scale for each output (N,).
+def quantize(weight: Array, pair: int) -> tuple[Integers, Array]:
+    """Integers (N, K) from -127 to 127, neighbours of one sign within `pair`, and a scale for each output (N,).
 
     Of some scales each output takes the one whose integers err least.
     """
@@ -87,18 +103,18 @@ def quantize(weight: Array) -> tuple[Integers, Array]:
     integers = np.zeros(weight.shape, dtype=np.int8)
     scales = np.ones(len(weight), dtype=np.float32)
     for ratio in RATIOS:
-        step = np.where(largest > 0, largest * (ratio / np.float32(127)), np.float32(1))
-        found = within_budget(np.rint(weight / step[:, None]))
+        step = np.where(largest > 0, largest * (ratio / np.float32(LARGEST)), np.float32(1))
+        found = within_budget(np.rint(weight / step[:, None]), pair)
         errors = np.square(found * step[:, None] - weight).sum(axis=1)
         better = errors < best
         integers[better], scales[better], best[better] = found[better], step[better], errors[better]
     return integers, scales
 
 
-def within_budget(integers: Array) -> Array:
-    """Integers (N, K) of which both neighbours give half of what a pair of one sign has over `PAIR`."""
+def within_budget(integers: Array, pair: int) -> Array:
+    """Integers (N, K) of which both neighbours give half of what two of one sign have over `pair`."""
     pairs = integers.reshape(len(integers), -1, 2)
-    excess = np.maximum(np.abs(pairs.sum(axis=2)) - PAIR, 0) * (pairs[..., 0] * pairs[..., 1] > 0)
+    excess = np.maximum(np.abs(pairs.sum(axis=2)) - pair, 0) * (pairs[..., 0] * pairs[..., 1] > 0)
     shares = np.stack([np.ceil(excess / 2), np.floor(excess / 2)], axis=2)
     found: Array = (pairs - np.sign(pairs) * shares).reshape(integers.shape)
     return found
@@ -132,11 +148,6 @@ class Linear:
         weight = rotate(weight, self.inputs)
         return rotate(weight.T, self.outputs).T if self.outputs else weight
 
-    def rounded(self, weight: Array) -> Array:
-        """What the graph computes with in the place of a weight (N, K)."""
-        integers, scales = quantize(self.rotate(weight))
-        return self.rotate(integers * scales[:, None])
-
 
 def check_sizes(config: Sizes) -> None:
     """Raise CheckpointError: widths that the Hadamard matrix does not divide."""
@@ -148,54 +159,79 @@ def check_sizes(config: Sizes) -> None:
             )
 
 
-def rounding(config: Sizes) -> Rounding:
-    """What the graph computes with in the place of a checkpoint's weights."""
-    check_sizes(config)
+class Quantizer:
+    """Rounds the weights of one model, for its graph and for the PyTorch that the graph is compared with.
 
-    def rounded(name: str, weight: Array) -> Array:
+    hessians  of the inputs of its linear modules, by name; None rounds each weight by itself
+    """
+
+    def __init__(self, config: Sizes, hessians: Hessians | None) -> None:
+        check_sizes(config)
+        self.config, self.hessians = config, hessians
+        self.levels = CALIBRATED if hessians else PLAIN
+        self._calibrated: dict[str, tuple[Integers, Array]] = {}  # takes minutes, and is needed twice
+
+    def quantize(self, module: str, linear: Linear, weight: Array) -> tuple[Integers, Array]:
+        """Integers (N, K) and scales (N,) of a module's weight (N, K), rotated."""
+        if module in self._calibrated:
+            return self._calibrated[module]
+        rotated = linear.rotate(weight)
+        integers, scales = quantize(rotated, self.levels.pair)
+        if self.hessians:
+            half = rotate(self.hessians[module], linear.inputs)
+            hessian = rotate(half.T, linear.inputs)
+            integers = round_with(rotated, hessian, scales, largest=LARGEST, pair=self.levels.pair)
+            self._calibrated[module] = integers, scales
+        return integers, scales
+
+    def rounded(self, name: str, weight: Array) -> Array:
+        """What the graph computes with in the place of a checkpoint's weight."""
         if name == WORD_TABLE:
             return cpu_nbits.rounded(name, weight, 8)
-        linear = Linear.of(name.removesuffix(".weight"), config) if weight.ndim == 2 else None
-        return linear.rounded(weight) if linear else weight
+        module = name.removesuffix(".weight")
+        linear = Linear.of(module, self.config) if weight.ndim == 2 else None
+        if linear is None:
+            return weight
+        integers, scales = self.quantize(module, linear, weight)
+        return linear.rotate(integers * scales[:, None])
 
-    return rounded
-
-
-def swaps(config: Sizes) -> Mapping[str, Swap]:
-    """The swaps of the target."""
-    check_sizes(config)
-    return {**cpu_fp32.SWAPS, "linear": partial(_linear, config=config), "lookup": cpu_nbits.lookup}
-
-
-def _linear(call: ir.Node, config: Sizes) -> ir.Node:
-    module = call.metadata_props[MODULE]
-    linear = Linear.of(module, config)
-    if linear is None:
-        return call
-    x, matrix, bias = call.inputs
-    online = 0 if module.endswith(".attention.output.dense") else linear.inputs
-    assert x
-    assert matrix
-    integers, scale = _rows(call, x, online)
-    weights, scales = _weights(call, linear, matrix)
-    if linear.outputs:
-        bias = _rotated_bias(call, linear, bias)
-    inputs = [integers, scale, weights, scales, _constant(call, "zero", np.array(ZERO, dtype=np.uint8)), bias]
-    return ir.node("int8_linear", inputs, domain=call.domain)
+    def swap_linear(self, call: ir.Node) -> ir.Node:
+        """A linear layer on bytes; one that stays in float32 as it is."""
+        module = call.metadata_props[MODULE]
+        linear = Linear.of(module, self.config)
+        if linear is None:
+            return call
+        x, matrix, bias = call.inputs
+        assert x
+        assert matrix
+        online = 0 if module.endswith(".attention.output.dense") else linear.inputs
+        integers, scale = _rows(call, x, online, self.levels)
+        weights, scales = _weights(call, matrix, lambda weight: self.quantize(module, linear, weight))
+        if linear.outputs:
+            bias = _rotated_bias(call, linear, bias)
+        zero = _constant(call, "zero", np.array(self.levels.zero, dtype=np.uint8))
+        return ir.node("int8_linear", [integers, scale, weights, scales, zero, bias], domain=call.domain)
 
 
-def _rows(call: ir.Node, x: ir.Value, rotated: int) -> tuple[ir.Value, ir.Value]:
+def lowering(config: Sizes, hessians: Hessians | None) -> Lowering:
+    """The target's lowering of one model."""
+    quantizer = Quantizer(config, hessians)
+    swaps = {**cpu_fp32.SWAPS, "linear": quantizer.swap_linear, "lookup": cpu_nbits.lookup}
+    return Lowering(swaps, quantizer.rounded)
+
+
+def _rows(call: ir.Node, x: ir.Value, rotated: int, levels: Levels) -> tuple[ir.Value, ir.Value]:
     """Bytes and scales of `x`, made once for all layers that read it."""
     for user, _ in x.uses():
         if user.op_type == "int8_rows":
             return user.outputs[0], user.outputs[1]
         if user.op_type == "rotate_blocks" and rotated:
-            return _rows(call, user.outputs[0], 0)
+            return _rows(call, user.outputs[0], 0, levels)
     if rotated:
         matrix = _constant(call, f"hadamard.{rotated}", hadamard(rotated))
         x = _insert(call, "rotate_blocks", [x, matrix], {}, 1)[0]
-    levels = {"levels": LEVELS, "zero": ZERO}
-    bytes_, scale = _insert(call, "int8_rows", [x], levels, 2)
+    attributes = {"levels": levels.rows, "zero": levels.zero}
+    bytes_, scale = _insert(call, "int8_rows", [x], attributes, 2)
     return bytes_, scale
 
 
@@ -238,7 +274,9 @@ def _initializer(call: ir.Node, tensor: ir.TensorProtocol) -> ir.Value:
     return value
 
 
-def _weights(call: ir.Node, linear: Linear, matrix: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _weights(
+    call: ir.Node, matrix: ir.Value, quantized: Callable[[Array], tuple[Integers, Array]]
+) -> tuple[ir.Value, ir.Value]:
     """Integers (K, N) and scales (N,) of a matrix (K, N); read and rounded when the first of them is written."""
     assert matrix.const_value
     assert matrix.shape
@@ -248,7 +286,7 @@ def _weights(call: ir.Node, linear: Linear, matrix: ir.Value) -> tuple[ir.Value,
 
     def take(part: int) -> ir.TensorProtocol:
         if not once:
-            once[""] = quantize(linear.rotate(source.numpy().T))
+            once[""] = quantized(source.numpy().T)
         array = once[""][part]
         if part == 1:  # written last
             once.clear()

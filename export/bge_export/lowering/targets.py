@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 from bge_export.compare import Limits
-from bge_export.lowering import Swap, cpu_fp32, cpu_int8, cpu_nbits, portable
-from bge_export.weights import Rounding
+from bge_export.gptq import Hessians
+from bge_export.lowering import Lowering, cpu_fp32, cpu_int8, cpu_nbits, portable
 from bge_onnx.bundle import Layout
 
 DECODERS = ("mistral", "gemma2")
@@ -21,9 +21,9 @@ class Target:
 
     provider: str
     layout: Layout
-    swaps: Callable[[Any], Mapping[str, Swap]]  # of a model's configuration
+    lowering: Callable[[Any, Hessians | None], Lowering]  # of a model's configuration and calibration
     limits: Limits = field(default_factory=Limits)  # of errors against float32 PyTorch
-    rounding: Callable[[Any], Rounding] | None = None  # of a configuration: what PyTorch does with its weights first
+    calibrates: bool = False
     bytes_per_weight: float = 4
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
@@ -31,15 +31,15 @@ class Target:
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
 
 
-CPU_FP32 = Target(provider="CPUExecutionProvider", layout="equal", swaps=lambda _: cpu_fp32.SWAPS)
+CPU_FP32 = Target(provider="CPUExecutionProvider", layout="equal", lowering=lambda *_: Lowering(cpu_fp32.SWAPS))
 
 ENCODER_TARGETS = {
     "cpu-fp32": CPU_FP32,
     "cpu-int8": Target(
         provider="CPUExecutionProvider",
         layout="equal",
-        swaps=cpu_int8.swaps,
-        rounding=cpu_int8.rounding,
+        lowering=cpu_int8.lowering,
+        calibrates=True,
         limits=Limits(measure="1 - cosine", vectors=0.01, sparse=0.05),
         bytes_per_weight=1.1,
     ),
@@ -47,7 +47,7 @@ ENCODER_TARGETS = {
     "portable": Target(
         provider="CPUExecutionProvider",
         layout="padded",
-        swaps=lambda _: portable.SWAPS,
+        lowering=lambda *_: Lowering(portable.SWAPS),
         graph="onnx/model.onnx",
         plain=True,
         outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state"},
@@ -59,8 +59,7 @@ def _nbits(bits: int, *, bytes_per_weight: float) -> Target:
     return Target(
         provider="CPUExecutionProvider",
         layout="equal",
-        swaps=lambda _: cpu_nbits.swaps(bits),
-        rounding=lambda _: partial(cpu_nbits.rounded, bits=bits),
+        lowering=lambda *_: Lowering(cpu_nbits.swaps(bits), partial(cpu_nbits.rounded, bits=bits)),
         limits=Limits(measure="1 - cosine", vectors=0.03),
         bytes_per_weight=bytes_per_weight,
     )

@@ -1,0 +1,60 @@
+"""Rounding that makes up for itself: each weight's error is spread over the weights that are not rounded yet.
+
+GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1, with natural column order, and with the budget of pairs that
+`lowering.cpu_int8` has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_export.weights import Array
+
+DAMPING = 0.01
+"""Of the mean of the Hessian's diagonal, added to the diagonal."""
+
+BLOCK = 128
+"""Columns whose errors are spread inside the block first, and then over all columns behind it at once."""
+
+Hessians = Mapping[str, Array]
+"""Of a module's input rows X (rows, K): X'X, (K, K)."""
+
+
+def round_with(weight: Array, hessian: Array, scales: Array, *, largest: int, pair: int) -> NDArray[np.int8]:
+    """Integers (N, K) for a weight (N, K) that err least on inputs with `hessian` (K, K).
+
+    scales   (N,), of each output
+    largest  of an integer without its sign
+    pair     the most that two neighbours of one sign have together: the second one gives way
+    """
+    upper = _inverse_factor(hessian)
+    left = weight.astype(np.float32).copy()
+    integers = np.zeros(weight.shape, dtype=np.float32)
+    width = weight.shape[1]
+    for start in range(0, width, BLOCK):
+        stop = min(start + BLOCK, width)
+        errors = np.zeros((len(weight), stop - start), dtype=np.float32)
+        for column in range(start, stop):
+            found = np.clip(np.rint(left[:, column] / scales), -largest, largest)
+            if column % 2:
+                before = integers[:, column - 1]
+                room = np.where(before * found > 0, pair - np.abs(before), largest)
+                found = np.sign(found) * np.minimum(np.abs(found), room)
+            integers[:, column] = found
+            error = (left[:, column] - found * scales) / upper[column, column]
+            left[:, column:stop] -= np.outer(error, upper[column, column:stop])
+            errors[:, column - start] = error
+        left[:, stop:] -= errors @ upper[start:stop, stop:]
+    return integers.astype(np.int8)
+
+
+def _inverse_factor(hessian: Array) -> Array:
+    """The upper Cholesky factor of the damped Hessian's inverse, (K, K)."""
+    damped = hessian.astype(np.float64)
+    damped[np.diag_indices_from(damped)] += DAMPING * np.diag(damped).mean() + 1e-12
+    factor: Any = np.linalg.cholesky(np.linalg.inv(damped)).T
+    return np.ascontiguousarray(factor, dtype=np.float32)
