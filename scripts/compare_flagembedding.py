@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from bge_export import catalog, heads, random_checkpoint
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx import Embedder, flag
 from bge_onnx.prefix import Prefix
 

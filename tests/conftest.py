@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bge_export.checkpoint import Options
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx import Embedder
 from tiny import write_checkpoint, write_m3_bundle, write_m3_checkpoint
 

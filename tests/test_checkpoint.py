@@ -13,9 +13,10 @@ import torch
 
 from bge_export.checkpoint import Options
 from bge_export.config import parse_config, read_json
-from bge_export.export import Request, export
+from bge_export.export import export
 from bge_export.models.bert import Config
 from bge_export.random_checkpoint import bert_tokenizer
+from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder
 from tiny import edit_json, read_weights, remove_weights, store_pickle, store_weights, write_checkpoint, write_json
 

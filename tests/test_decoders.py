@@ -13,8 +13,9 @@ import transformers
 
 from bge_export import layerwise, random_checkpoint
 from bge_export.checkpoint import Options
-from bge_export.export import Request, export
+from bge_export.export import export
 from bge_export.lowering import cpu_nbits
+from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
 from bge_onnx.embeddings import Wanted
 from bge_onnx.session import Session

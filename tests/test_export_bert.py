@@ -12,9 +12,10 @@ import pytest
 from bge_export import catalog, check, compare
 from bge_export.checkpoint import Options
 from bge_export.cli import TARGET_NAMES
-from bge_export.export import Request, check_bundle, export, recipe_of
+from bge_export.export import check_bundle, export, recipe_of
 from bge_export.lowering import lower
 from bge_export.lowering.targets import ENCODER_TARGETS, NAMES
+from bge_export.request import Request
 from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle import HeadParity
 from tiny import write_checkpoint

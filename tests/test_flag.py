@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from bge_export.checkpoint import Options
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx import InputError, ProviderError
 from bge_onnx.flag import BGEM3FlagModel, FlagAutoModel, FlagModel
 from tiny import write_m3_bundle

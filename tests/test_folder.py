@@ -18,8 +18,9 @@ import torch
 
 from bge_export import hub
 from bge_export.checkpoint import Options
-from bge_export.export import Request, export
+from bge_export.export import export
 from bge_export.folder import atomic_folder
+from bge_export.request import Request
 from bge_onnx import Bundle, BundleError
 from tiny import write_checkpoint, write_json
 
@@ -334,7 +335,8 @@ from pathlib import Path
 import torch
 from bge_export import hub
 from bge_export.checkpoint import Options
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 torch.set_num_threads(1)
 _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 for case in json.loads(sys.argv[1]):

@@ -12,7 +12,8 @@ import pytest
 from bge_export import catalog, check
 from bge_export.checkpoint import Options, read_recipe
 from bge_export.compare import Limits, compare
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx import Embedder
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx.flag import BGEM3FlagModel
 
 pytestmark = pytest.mark.checkpoint

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from bge_export import catalog
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_export.tasks import KNOWN
 from bge_onnx import Bundle, Embedder
 from bge_onnx.hub import find_bundle

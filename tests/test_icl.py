@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from bge_export import random_checkpoint
 from bge_export.checkpoint import Options
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx import Embedder, InputError
 from bge_onnx.cli import cli
 from bge_onnx.flag import FlagAutoModel, FlagICLModel, FlagLLMModel

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from bge_export import random_checkpoint
 from bge_export.checkpoint import Options
-from bge_export.export import Request, check_bundle, export
+from bge_export.export import check_bundle, export
 from bge_export.lowering import cpu_int8
+from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder
 from tiny import M3_CONFIG, write_checkpoint
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from bge_export import random_checkpoint
 from bge_export.checkpoint import Options
-from bge_export.export import Request, export
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx import Bundle
 from bge_onnx.tokenizer import Tokenizer
 

@@ -152,7 +152,8 @@ def run(
             "--head-files and --tokenizer go with --random-weights; a checkpoint's folder holds its own"
         )
     from bge_export.checkpoint import Options
-    from bge_export.export import Request, export
+    from bge_export.export import export
+    from bge_export.request import Request
 
     options = Options(
         pooling=pooling,  # type: ignore[arg-type]  # click has checked it

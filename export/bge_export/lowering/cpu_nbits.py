@@ -23,6 +23,9 @@ memory.
 On one core of a Zen 4 blocks of 128 are 1.25 (8 bits) and 1.35 times (4 bits) faster, and err more: activations are
 rounded in the same blocks."""
 
+WORD_BLOCK = 32
+"""Of the word table, whose scales are read from the file with the rows that a text needs."""
+
 CHUNK_ROWS = 4096
 """Rows that are quantised at a time: a word table is larger than memory in float32."""
 
@@ -31,7 +34,7 @@ ACCURACY_LEVEL = 4
 
 Its kernels take two rows at a time, and sum an odd last one in another order: it gets a partner."""
 
-WORD_TABLE = "embed_tokens."
+WORD_TABLES = ("embed_tokens.weight", "word_embeddings.weight")
 TINY = np.finfo(np.float32).tiny  # below, an inverse overflows: such a block is zeros
 
 Packed = NDArray[np.uint8]
@@ -46,13 +49,13 @@ def swaps(bits: int) -> Mapping[str, Swap]:
     }
 
 
-def quantize(rows: Array, bits: int) -> tuple[Packed, Array]:
+def quantize(rows: Array, bits: int, block: int = BLOCK) -> tuple[Packed, Array]:
     """Blocks of integers around 2 ** (bits - 1) and their scales.
 
     rows     (N, K)
     returns  (N, blocks, block × bits / 8) uint8, two 4-bit values a byte, the first in its low half; (N, blocks)
     """
-    blocks = _blocks(rows)
+    blocks = _blocks(rows, block)
     scales = _scales(blocks, bits)
     middle = 1 << (bits - 1)
     inverse = np.divide(1, scales, out=np.zeros_like(scales), where=np.abs(scales) > TINY)
@@ -66,8 +69,8 @@ def rounded(name: str, weight: Array, bits: int) -> Array:
     """What the graph computes with in the place of a checkpoint's `weight`, (N, K) or a norm's (K,)."""
     if weight.ndim != 2:
         return weight
-    bits = 8 if name.startswith(WORD_TABLE) else bits
-    integers, scales = quantize(weight, bits)
+    bits, block = (8, WORD_BLOCK) if name.endswith(WORD_TABLES) else (bits, BLOCK)
+    integers, scales = quantize(weight, bits, block)
     if bits == 4:
         integers = np.stack([integers & 15, integers >> 4], axis=-1).reshape(*integers.shape[:2], -1)
     values = (integers.astype(np.float32) - np.float32(1 << (bits - 1))) * scales[..., None]
@@ -75,9 +78,9 @@ def rounded(name: str, weight: Array, bits: int) -> Array:
     return found
 
 
-def _blocks(rows: Array) -> Array:
+def _blocks(rows: Array, block: int) -> Array:
     count, width = rows.shape
-    return np.pad(rows, ((0, 0), (0, -width % BLOCK))).reshape(count, -1, BLOCK)
+    return np.pad(rows, ((0, 0), (0, -width % block))).reshape(count, -1, block)
 
 
 def _scales(blocks: Array, bits: int) -> Array:
@@ -106,7 +109,7 @@ def lookup(call: ir.Node) -> ir.Node:
     """Rows of a word table with 8 bits a number."""
     input_ids, table = call.inputs
     packed, scales = _initializers(call, _matrix(table), 8, flat=True)
-    attributes = {"bits": 8, "block_size": BLOCK, "gather_axis": 0, "quantize_axis": 1}
+    attributes = {"bits": 8, "block_size": WORD_BLOCK, "gather_axis": 0, "quantize_axis": 1}
     return ir.node("GatherBlockQuantized", [packed, input_ids, scales], attributes, domain="com.microsoft")
 
 
@@ -122,22 +125,25 @@ def _initializers(call: ir.Node, matrix: LazyRows, bits: int, *, flat: bool = Fa
     flat  blocks one after another, (N, K), as GatherBlockQuantized has them
     """
     count, width = matrix.shape.numpy()
-    blocks = -(-width // BLOCK)
-    block_bytes = BLOCK * bits // 8
+    block = WORD_BLOCK if flat else BLOCK
+    blocks = -(-width // block)
+    block_bytes = block * bits // 8
     packed_shape = (count, width) if flat else (count, blocks, block_bytes)
+
+    def rows_from(start: int) -> Array:
+        return matrix.rows(start, min(count, start + CHUNK_ROWS))
 
     def integers() -> ir.TensorProtocol:
         found = np.empty((count, blocks, block_bytes), dtype=np.uint8)
         for start in range(0, count, CHUNK_ROWS):
-            found[start : start + CHUNK_ROWS] = quantize(matrix.rows(start, min(count, start + CHUNK_ROWS)), bits)[0]
+            found[start : start + CHUNK_ROWS] = quantize(rows_from(start), bits, block)[0]
         whole = found.reshape(count, -1)[:, :width] if flat else found
         return ir.tensor(np.ascontiguousarray(whole), name=f"{matrix.name}.q{bits}")
 
     def scales() -> ir.TensorProtocol:
         found = np.empty((count, blocks), dtype=np.float32)
         for start in range(0, count, CHUNK_ROWS):
-            rows = matrix.rows(start, min(count, start + CHUNK_ROWS))
-            found[start : start + CHUNK_ROWS] = _scales(_blocks(rows), bits)
+            found[start : start + CHUNK_ROWS] = _scales(_blocks(rows_from(start), block), bits)
         return ir.tensor(found, name=f"{matrix.name}.scales")
 
     assert call.graph is not None

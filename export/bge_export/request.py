@@ -1,0 +1,74 @@
+"""What to export, and the folder where its weights lie while that is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bge_export import catalog, heads, hub, random_checkpoint
+from bge_export.checkpoint import Options
+from bge_export.weights import sha256_of, weight_files
+from bge_onnx import CheckpointError
+from bge_onnx.bundle import Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to export: a known or Hub name, or a local folder, or random weights of a known architecture."""
+
+    model: str
+    target: str
+    checkpoint: Path | None = None
+    revision: str | None = None
+    seed: int | None = None
+    head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
+    tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
+    calibration: str | None = (
+        None  # a file with a text a line, or "random": weights are rounded so that these err least
+    )
+    options: Options = dataclasses.field(default_factory=Options)
+
+
+@contextmanager
+def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
+    """The folder of the weights and where they came from; random ones are removed afterwards."""
+    entry = catalog.find(request.model)
+    if request.checkpoint is not None:
+        folder = request.checkpoint
+        yield folder, Source(kind="folder", sha256=_sha256(folder))
+    elif request.seed is not None:
+        if entry is None:
+            known = ", ".join(known.short_name for known in catalog.ENTRIES)
+            raise CheckpointError(f"{request.model}: expected a known model for --random-weights, one of {known}.")
+        with tempfile.TemporaryDirectory(prefix="bge-export-") as temporary:
+            folder = Path(temporary)
+            random_checkpoint.write(
+                folder,
+                entry.config,
+                seed=request.seed,
+                lower_case=entry.lower_case,
+                heads=entry.heads,
+                sentencepiece_model=request.tokenizer,
+            )
+            given = heads.copy(request.head_files, folder) if request.head_files else []
+            yield folder, Source(kind="random", seed=request.seed, sha256=sha256_of(given) if given else None)
+    else:
+        if entry is None and "/" not in request.model:
+            raise CheckpointError(
+                f"{request.model}: expected a known model (see `bge-export list`) or a Hub name OWNER/NAME, found "
+                "neither.\n"
+                "    For weights in a folder add --checkpoint DIR; MODEL is then just the bundle's name."
+            )
+        revision = request.revision or (entry.revision if entry else None)
+        folder, commit = hub.download(entry.repository if entry else request.model, revision)
+        yield folder, Source(kind="hub", revision=commit, sha256=_sha256(folder))
+
+
+def _sha256(folder: Path) -> str:
+    """Of all weights, those of the heads included."""
+    head_files = [folder / name for name in heads.FILES.values() if (folder / name).is_file()]
+    return sha256_of([*weight_files(folder), *head_files])
