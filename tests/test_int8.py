@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -16,8 +17,8 @@ from bge_export.checkpoint import Options
 from bge_export.export import check_bundle, export
 from bge_export.lowering import cpu_int8
 from bge_export.request import Request
-from bge_onnx import CheckpointError, Embedder
-from tiny import M3_CONFIG, write_checkpoint
+from bge_onnx import CheckpointError, Embedder, InputError
+from tiny import M3_CONFIG, read_weights, store_weights, write_checkpoint
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
 LEVELS = cpu_int8.PLAIN
@@ -182,3 +183,39 @@ def test_a_width_that_cannot_be_rotated(tmp_path):
     with pytest.raises(CheckpointError, match=r"expected hidden_size to be a multiple of 64 .* found 96"):
         export(request, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("kind", ["bert", "m3"])
+def test_weights_stored_in_half(tmp_path, tiny_checkpoint, m3_checkpoint, kind):
+    """Half the file; the vectors are PyTorch's with the same rounded weights, to float32's limit."""
+    checkpoint = tiny_checkpoint if kind == "bert" else m3_checkpoint
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=checkpoint, options=Options(pooling="cls"))
+    whole = export(request, tmp_path / "whole")
+    half = export(dataclasses.replace(request, weights="fp16"), tmp_path / "half")
+    assert half.parity.passed
+    assert half.parity.heads["dense"].limit == 2e-5
+    sizes = [bundle.files["model.onnx_data"].size_bytes for bundle in (half, whole)]
+    assert sizes[0] < 0.75 * sizes[1]  # tiny vectors are padded to pages
+    assert check_bundle(half.folder, checkpoint).passed
+    found, wanted = (Embedder.open(bundle.folder).embed(["what is BM25?"]).dense for bundle in (half, whole))
+    assert 0 < np.abs(found - wanted).max() < 1e-2
+
+
+def test_weights_too_large_for_half(tmp_path):
+    """A weight over float16's range is refused, and named."""
+    folder = write_checkpoint(tmp_path / "checkpoint")
+    weights = read_weights(folder)
+    weights["encoder.layer.0.output.dense.weight"][0, 0] = 1e5
+    store_weights(folder, weights)
+    request = Request(
+        model="tiny", target="cpu-fp32", weights="fp16", checkpoint=folder, options=Options(pooling="cls")
+    )
+    with pytest.raises(CheckpointError, match=r"layer\.0\.output\.dense\.weight: expected weights up to 65504.*1e\+05"):
+        export(request, tmp_path / "bundle")
+
+
+def test_other_targets_have_no_halves(tmp_path, tiny_checkpoint):
+    options = Options(pooling="cls")
+    request = Request(model="tiny", target="portable", weights="fp16", checkpoint=tiny_checkpoint, options=options)
+    with pytest.raises(InputError, match="expected fp32 for all but the target cpu-fp32"):
+        export(request, tmp_path / "bundle")

@@ -111,6 +111,10 @@ def list_models(*, as_json: bool) -> None:
     help="With --random-weights of a Mistral: its tokenizer.model, instead of an untrained one.",
 )  # fmt: skip
 @click.option(
+    "--weights", type=click.Choice(["fp32", "fp16"]), default="fp32", show_default=True,
+    help="For cpu-fp32 of encoders: fp16 is half the file; products stay in float32.",
+)  # fmt: skip
+@click.option(
     "--calibrate", "calibration", metavar="FILE|random",
     help="For cpu-int8 of encoders: round weights so that these texts, one a line, err least; random takes random ids.",
 )  # fmt: skip
@@ -129,6 +133,7 @@ def run(
     heads: tuple[str, ...] | None,
     head_files: Path | None,
     tokenizer: Path | None,
+    weights: str,
     calibration: str | None,
     force: bool,
 ) -> None:
@@ -170,6 +175,7 @@ def run(
         seed=seed,
         head_files=head_files,
         tokenizer=tokenizer,
+        weights=weights,  # type: ignore[arg-type]  # click has checked it
         calibration=calibration,
         options=options,
     )

@@ -15,8 +15,8 @@ from bge_export.compare import Expected, compare, compare_apart
 from bge_export.config import parse_config, read_json
 from bge_export.folder import atomic_folder, require_free
 from bge_export.heads import Wanted
-from bge_export.lowering import Lowering, lower
-from bge_export.lowering.targets import DECODERS, NAMES, Target, targets_of
+from bge_export.lowering import Lowering, half, lower
+from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, Target, targets_of
 from bge_export.models import MODELS
 from bge_export.request import Request, open_checkpoint
 from bge_export.weights import Weights
@@ -39,7 +39,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
-            lowering = _lowering(request.calibration, folder, config, recipe, target, progress=progress)
+            lowering = _lowering(request, folder, config, recipe, target, progress=progress)
             expected = check.expect(folder, recipe, rounding=lowering.rounding, progress=progress)
             model = _build(folder, config, recipe, target, lowering)
             dims = _write_graph(partial, model, config, recipe, target, progress=progress)
@@ -56,14 +56,18 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
 
 
 def _lowering(
-    calibration: str | None, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
+    request: Request, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
 ) -> Lowering:
-    """How the target lowers this model. Raises InputError: a calibration that it has no use for, or too small."""
-    if calibration is None:
+    """How the target lowers this model. Raises InputError: weights or calibration that it has not, or too few texts."""
+    if request.weights == "fp16":
+        if target is not ENCODER_TARGETS["cpu-fp32"] or config.required["model_type"] in DECODERS:
+            raise InputError("weights: expected fp32 for all but the target cpu-fp32 of a BERT or XLM-R, found fp16.")
+        return Lowering(target.lowering(config, None).swaps, half.rounded, half.store)
+    if request.calibration is None:
         return target.lowering(config, None)
     if not target.calibrates:
         raise InputError("calibration: expected the target cpu-int8 of a BERT or XLM-R model, found another.")
-    return target.lowering(config, calibrate.hessians(checkpoint, recipe, calibration, progress=progress))
+    return target.lowering(config, calibrate.hessians(checkpoint, recipe, request.calibration, progress=progress))
 
 
 def _compare(bundle: Bundle, expected: Expected, target: Target, *, progress: bool) -> Parity:
@@ -78,6 +82,8 @@ def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, loweri
     weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
     model: ir.Model = model_file.build(config, weights, _wanted(recipe, target))
     lower(model, lowering.swaps)
+    if lowering.finish:
+        lowering.finish(model)
     return model
 
 
@@ -154,6 +160,7 @@ def check_bundle(
         seed=bundle.source.seed if checkpoint is None else None,
         head_files=head_files,
         tokenizer=tokenizer,
+        weights=bundle.weights,
         calibration=_same_calibration(bundle, calibration),
     )
     with open_checkpoint(request) as (weights_folder, source):
@@ -168,7 +175,7 @@ def check_bundle(
         config = parse_config(model_file.Config, read_json(weights_folder / "config.json"), weights_folder)
         target = targets_of(bundle.model_type)[bundle.target]
         recipe = recipe_of(bundle)
-        lowering = _lowering(request.calibration, weights_folder, config, recipe, target, progress=progress)
+        lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
         expected = check.expect(weights_folder, recipe, rounding=lowering.rounding, progress=progress)
         return _compare(bundle, expected, target, progress=progress)
 
@@ -258,6 +265,7 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
         prompts=recipe.prompts,
         special_ids={},
         kernels=(),
+        weights=request.weights,
         calibration=calibrate.describe(request.calibration) if request.calibration else None,
         versions=bundle_writer.versions(),
         files={},

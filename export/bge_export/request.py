@@ -13,7 +13,7 @@ from bge_export import catalog, heads, hub, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.weights import sha256_of, weight_files
 from bge_onnx import CheckpointError
-from bge_onnx.bundle import Source
+from bge_onnx.bundle import Source, Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +27,8 @@ class Request:
     seed: int | None = None
     head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
     tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
-    calibration: str | None = (
-        None  # a file with a text a line, or "random": weights are rounded so that these err least
-    )
+    weights: Storage = "fp32"  # how matrices are stored; cpu-fp32 of encoders offers fp16
+    calibration: str | None = None  # a file with a text a line, or "random": rounding makes these err least
     options: Options = dataclasses.field(default_factory=Options)
 
 

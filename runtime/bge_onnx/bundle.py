@@ -43,6 +43,8 @@ class Source:
     sha256: str | None = None  # over all weight files in name order; of random weights, over the head files given
 
 
+Storage = Literal["fp32", "fp16"]
+
 Measure = Literal["difference", "1 - cosine"]
 
 
@@ -108,6 +110,7 @@ class Bundle:
     prompts: Mapping[str, str]  # "query", "passage" -> text put in front
     special_ids: Mapping[str, int]  # "pad", "cls", "sep", "unk", "mask" -> token id
     kernels: tuple[str, ...]  # custom operator libraries needed
+    weights: Storage  # how matrices that the target does not round are stored; products are float32 all the same
     calibration: str | None  # the texts that its weights were rounded for
     versions: Mapping[str, str]  # of what made it
     files: Mapping[str, FileRecord]

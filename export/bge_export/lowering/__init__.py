@@ -21,6 +21,7 @@ class Lowering:
 
     swaps: Mapping[str, Swap]
     rounding: Rounding | None = None
+    finish: Callable[[ir.Model], None] | None = None  # on the lowered graph
 
 
 def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:

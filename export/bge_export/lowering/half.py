@@ -1,0 +1,71 @@
+"""Weights stored in float16: half the disk and download; products stay in float32, as x86 has no other."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from bge_export.weights import Array
+from bge_onnx.errors import CheckpointError
+
+LARGEST = float(np.finfo(np.float16).max)
+
+
+def rounded(name: str, weight: Array) -> Array:
+    """What the graph computes with in the place of a checkpoint's `weight`: matrices are stored in float16."""
+    return _half(name, weight).astype(np.float32) if weight.ndim > 1 else weight
+
+
+def store(model: ir.Model) -> None:
+    """Store every matrix in float16. ONNX Runtime turns products' weights into float32 when it loads the graph; of a
+    word table only the rows that a text needs.
+    """
+    for value in list(model.graph.initializers.values()):
+        if value.dtype == ir.DataType.FLOAT and value.shape is not None and value.shape.rank() > 1:
+            _store(model.graph, value)
+
+
+def _store(graph: ir.Graph, value: ir.Value) -> None:
+    source, name = value.const_value, str(value.name)
+    assert source is not None
+    assert value.shape is not None
+    tensor = ir.LazyTensor(partial(_tensor, name, source), ir.DataType.FLOAT16, value.shape, name=f"{name}.half")
+    half = ir.Value(name=f"{name}.half", type=ir.TensorType(ir.DataType.FLOAT16), shape=value.shape, const_value=tensor)
+    users = value.uses()
+    graph.register_initializer(half)
+    if all(node.op_type == "Gather" and place == 0 for node, place in users):
+        for node, place in users:
+            node.replace_input_with(place, half)
+            rows = node.outputs[0]
+            readers = rows.uses()
+            cast = _cast(rows, name)
+            graph.insert_after(node, cast)
+            for reader, at in readers:
+                reader.replace_input_with(at, cast.outputs[0])
+    else:
+        cast = _cast(half, name)
+        graph.insert_before(graph[0], cast)
+        for node, place in users:
+            node.replace_input_with(place, cast.outputs[0])
+    del graph.initializers[name]
+
+
+def _cast(value: ir.Value, name: str) -> ir.Node:
+    node = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value})
+    node.name = node.outputs[0].name = f"{name}.float"
+    return node
+
+
+def _tensor(name: str, source: ir.TensorProtocol) -> ir.TensorProtocol:
+    return ir.tensor(_half(name, source.numpy()), name=f"{name}.half")
+
+
+def _half(name: str, weight: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
+    if weight.size and np.abs(weight).max() > LARGEST:
+        raise CheckpointError(
+            f"{name}: expected weights up to {LARGEST:.0f} for float16, found {np.abs(weight).max():.3g}.\n"
+            "    Export with --weights fp32."
+        )
+    return weight.astype(np.float16)

@@ -1,0 +1,113 @@
+"""Calibration: rounding that errs less on the texts given, and bundles that remember these."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bge_export import calibrate, gptq
+from bge_export.checkpoint import Options, Recipe
+from bge_export.export import check_bundle, export
+from bge_export.lowering import cpu_int8
+from bge_export.request import Request
+from bge_onnx import CheckpointError, InputError
+from tiny import write_checkpoint
+
+LEVELS = cpu_int8.CALIBRATED
+RECIPE = Recipe(pooling="mean", normalize=True, max_tokens=512, prompts={}, lower_cased=False)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A two-layer BERT of width 64."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 2}
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), **sizes)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """A file of 80 texts."""
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    path.write_text("\n".join(f"text {number} of {'many ' * (number % 7)}words" for number in range(80)))
+    return path
+
+
+@pytest.mark.parametrize("width", [64, 192])
+def test_it_errs_less_on_such_inputs(width):
+    """On correlated rows the product is closer than with each weight rounded by itself; pairs stay in their budget."""
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((500, width)) @ rng.standard_normal((width, width))).astype(np.float32)
+    weight = rng.standard_normal((40, width)).astype(np.float32)
+    plain, scales = cpu_int8.quantize(weight, LEVELS.pair)
+    found = gptq.round_with(weight, rows.T @ rows, scales, largest=127, pair=LEVELS.pair)
+
+    def error(integers):
+        return np.square(rows @ (integers * scales[:, None] - weight).T).sum()
+
+    assert error(found) < error(plain) / 2
+    pairs = found.astype(int).reshape(40, -1, 2)
+    same_sign = pairs.prod(axis=2) > 0
+    assert (np.abs(pairs.sum(axis=2))[same_sign] <= LEVELS.pair).all()
+    assert np.abs(found.astype(int)).max() <= 127
+
+
+def test_independent_inputs_round_to_the_nearest():
+    """Where inputs tell nothing of each other there is nothing to make up for."""
+    weight = np.random.default_rng(0).uniform(-60, 60, (8, 64)).astype(np.float32)
+    found = gptq.round_with(weight, np.eye(64, dtype=np.float32), np.ones(8, dtype=np.float32), largest=127, pair=254)
+    np.testing.assert_array_equal(found, np.rint(weight))
+
+
+def test_hessians_are_those_of_every_linear_module(checkpoint, texts):
+    """X'X by module, symmetric; query, key and value share theirs; padding does not count."""
+    found = calibrate.hessians(checkpoint, RECIPE, texts)
+    assert len(found) == 12
+    for matrix in found.values():
+        np.testing.assert_allclose(matrix, matrix.T, rtol=1e-4, atol=1e-3)
+    module = "encoder.layer.1.attention.self."
+    assert found[f"{module}key"] is found[f"{module}query"]
+    assert found["encoder.layer.0.output.dense"].shape == (128, 128)
+    # LayerNorm's rows have mean square 1 before their scale, so the trace tells how many rows were counted
+    one = calibrate.hessians(checkpoint, RECIPE, calibrate.RANDOM)
+    rows = calibrate.RANDOM_TEXTS * calibrate.RANDOM_TOKENS
+    assert np.trace(one[f"{module}query"]) / (64 * rows) == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("source", ["file", "random"])
+def test_a_calibrated_bundle_is_checked_with_the_same_texts(checkpoint, texts, tmp_path, source):
+    """The manifest says what the texts were; a check needs them again, unless they are random."""
+    given = str(texts) if source == "file" else "random"
+    options = Options(pooling="mean")
+    request = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, calibration=given, options=options)
+    bundle = export(request, tmp_path / "bundle")
+    assert bundle.calibration == calibrate.describe(given)
+    assert bundle.parity.heads["dense"].max_error < 1e-3
+    again = check_bundle(bundle.folder, checkpoint, calibration=given if source == "file" else None)
+    assert again.heads["dense"].max_error == pytest.approx(bundle.parity.heads["dense"].max_error)
+    if source == "file":
+        other = tmp_path / "other.txt"
+        other.write_text("a\n" * 100)
+        for wrong in (None, str(other)):
+            with pytest.raises(CheckpointError, match=r"expected the calibration .*sha256.*\n.*Give the same file"):
+                check_bundle(bundle.folder, checkpoint, calibration=wrong)
+
+
+def test_too_few_texts(checkpoint, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_text("one\n\ntwo\n")
+    with pytest.raises(InputError, match="expected at least 64 texts, one a line, found 2"):
+        calibrate.hessians(checkpoint, RECIPE, path)
+
+
+def test_no_text(checkpoint, tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"\xff\xfe" * 100)
+    with pytest.raises(InputError, match="expected UTF-8 text, a text a line"):
+        calibrate.hessians(checkpoint, RECIPE, path)
+
+
+def test_targets_that_round_nothing(checkpoint, texts, tmp_path):
+    options = Options(pooling="mean")
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=checkpoint, calibration=str(texts), options=options)
+    with pytest.raises(InputError, match="expected the target cpu-int8 of a BERT or XLM-R model"):
+        export(request, tmp_path / "bundle")
