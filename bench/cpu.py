@@ -32,8 +32,16 @@ from workloads import Workload, workloads
 
 MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5", "m3": "bge-m3"}
 SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625}  # of the number of texts
-BERT_SYSTEMS = ("ours", "sentence-transformers", "torch.onnx.export")
-M3_SYSTEMS = ("ours, dense", "ours, 3 heads", "FlagEmbedding, 3 heads", "torch.onnx.export, 3 heads")
+BERT_SYSTEMS = ("ours", "ours int8", "sentence-transformers", "torch.onnx.export", "quantize_dynamic")
+M3_SYSTEMS = (
+    "ours, dense",
+    "ours, 3 heads",
+    "ours int8, dense",
+    "ours int8, 3 heads",
+    "FlagEmbedding, 3 heads",
+    "torch.onnx.export, 3 heads",
+)
+TARGETS = ("cpu-fp32", "cpu-int8")
 REFERENCES = ("sentence-transformers", "FlagEmbedding, 3 heads")  # float32 PyTorch
 FLAG_PYTHON = Path(".venv-flagembedding/bin/python").absolute()
 LIMIT = 2e-5
@@ -47,7 +55,8 @@ def systems(model: str) -> tuple[str, ...]:
 def command_of(system: str, folder: Path) -> list[str]:
     """The beginning of a worker's command: FlagEmbedding has an environment of its own."""
     python = str(FLAG_PYTHON) if system.startswith("FlagEmbedding") else sys.executable
-    return [python, str(WORKER), system, str(folder / "bundle" if system.startswith("ours") else folder)]
+    bundle = TARGETS["int8" in system] if system.startswith("ours") else ""
+    return [python, str(WORKER), system, str(folder / bundle)]
 
 
 class Worker:
@@ -81,18 +90,26 @@ class Worker:
 
 
 def prepare(model: str, folder: Path) -> dict[str, Any]:
-    """Checkpoint with seeded weights, a real tokenizer and sentence-transformers' files; bundle; the peer's graph.
+    """Checkpoint with seeded weights, a real tokenizer and sentence-transformers' files; bundles; the peers' graphs.
 
-    Each in a process of its own; returns what the export took.
+    Each in a process of its own; returns what each export took.
     """
     script = Path(__file__).with_name("prepare.py")
     subprocess.run([sys.executable, str(script), MODELS[model], str(folder)], check=True, stderr=subprocess.DEVNULL)
-    bundle = folder / "bundle"
-    command = ["bge-export", "run", MODELS[model], "--checkpoint", str(folder), "--out", str(bundle)]
-    time_file = folder / "time.txt"
+    return {target: export(model, target, folder) for target in TARGETS}
+
+
+def export(model: str, target: str, folder: Path) -> dict[str, float]:
+    """Seconds, peak memory and size of the bundle at `folder`/`target`."""
+    out, report = folder / target, folder / "time.txt"
+    command = ["bge-export", "run", MODELS[model], "--target", target, "--checkpoint", str(folder), "--out", str(out)]
     start = time.perf_counter()
-    subprocess.run(["/usr/bin/time", "-f", "%M", "-o", str(time_file), *command], check=True, stderr=subprocess.DEVNULL)
-    return {"seconds": time.perf_counter() - start, "peak_mib": int(time_file.read_text().split()[-1]) / 1024}
+    subprocess.run(["/usr/bin/time", "-f", "%M", "-o", str(report), *command], check=True, stderr=subprocess.DEVNULL)
+    return {
+        "seconds": time.perf_counter() - start,
+        "peak_mib": int(report.read_text().split()[-1]) / 1024,
+        "size_mb": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6,
+    }
 
 
 def start_up(model: str, folder: Path, rounds: int) -> dict[str, list[float]]:
@@ -131,7 +148,7 @@ def measure(model: str, scifact: Path, rounds: int, book: Path | None) -> dict[s
         plans_file = folder / "workloads.json"
         plans_file.write_text(json.dumps([asdict(plan) for plan in plans]))
         startup = start_up(model, folder, rounds)
-        results, errors = serve(model, folder, plans, plans_file, rounds)
+        results, errors, cosines = serve(model, folder, plans, plans_file, rounds)
         return {
             "model": MODELS[model],
             "export": exported,
@@ -141,14 +158,18 @@ def measure(model: str, scifact: Path, rounds: int, book: Path | None) -> dict[s
             },
             "results": results,
             "max_error": errors,
+            "least_cosine": cosines,
             "long": long_text(model, folder, tokenizer, book) if book and model == "m3" else None,
         }
 
 
 def serve(
     model: str, folder: Path, plans: list[Workload], plans_file: Path, rounds: int
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Every workload by every system in turn. Refuses to time vectors that are not PyTorch's."""
+) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
+    """Every workload by every system in turn; largest differences and least cosines from PyTorch's vectors.
+
+    Refuses to time float32 vectors that are not PyTorch's.
+    """
     workers = {
         system: Worker(system, folder, plans_file, folder / f"{n}.npy") for n, system in enumerate(systems(model))
     }
@@ -158,7 +179,9 @@ def serve(
     for worker in workers.values():
         worker.run("mix")  # warm-up
     wanted = np.load(next(workers[system].vectors for system in order if system in REFERENCES))
-    errors = {system: float(np.abs(np.load(worker.vectors) - wanted).max()) for system, worker in workers.items()}
+    vectors = {system: np.load(worker.vectors) for system, worker in workers.items()}
+    errors = {system: float(np.abs(found - wanted).max()) for system, found in vectors.items()}
+    cosines = {system: float((found * wanted).sum(axis=1).min()) for system, found in vectors.items()}
     if errors[order[0]] > LIMIT:
         raise SystemExit(f"{model}: our vectors are {errors[order[0]]:.1e} off; nothing was timed")
     with tqdm(total=rounds * len(plans) * len(order), desc=model) as bar:
@@ -172,7 +195,7 @@ def serve(
                     bar.update()
     for worker in workers.values():
         worker.stop()
-    return {**results, "peak_mib": peaks}, errors
+    return {**results, "peak_mib": peaks}, errors, cosines
 
 
 def machine() -> dict[str, Any]:
@@ -201,6 +224,16 @@ def machine() -> dict[str, Any]:
     }
 
 
+def ratios(system: str, medians: dict[str, float]) -> list[str]:
+    """Of one of ours: to the fastest peer, rounded ones beside int8 only; and of int8 to our own float32."""
+    if not system.startswith("ours"):
+        return ["", ""]
+    int8 = "int8" in system
+    peers = [name for name in medians if not name.startswith("ours") and (int8 or name != "quantize_dynamic")]
+    best = min(medians[name] for name in peers) / medians[system]
+    return [f"{best:.2f}", f"{medians[system.replace(' int8', '')] / medians[system]:.2f}" if int8 else ""]
+
+
 def model_table(model: dict[str, Any]) -> list[str]:
     rows = []
     order = list(model["startup_seconds"])
@@ -217,16 +250,16 @@ def model_table(model: dict[str, Any]) -> list[str]:
                 rates = [workload[unit] / medians[system] for unit in ("texts", "tokens")]
                 cells = [f"{rates[0]:.1f}", f"{rates[1]:.0f}", "", ""]
             rows.append([name, system, *cells])
-        best_peer = min(value for system, value in medians.items() if not system.startswith("ours"))
         for row in rows[-len(order) :]:
-            row.append(f"{best_peer / medians[row[1]]:.2f}" if row[1].startswith("ours") else "")
-    headers = ["workload", "system", "texts/s", "tokens/s", "p50 ms", "p95 ms", "ours / best peer"]
+            row.extend(ratios(row[1], medians))
+    headers = ["workload", "system", "texts/s", "tokens/s", "p50 ms", "p95 ms", "ours / best peer", "int8 / fp32"]
     facts = {
         "peak MiB": {system: f"{model['results']['peak_mib'][system]:.0f}" for system in order},
         "start-up to first vector, seconds": {
             system: f"{statistics.median(model['startup_seconds'][system]):.2f}" for system in order
         },
         "largest difference from PyTorch (dense)": {system: f"{model['max_error'][system]:.1e}" for system in order},
+        "least cosine to PyTorch (dense)": {system: f"{model['least_cosine'][system]:.5f}" for system in order},
     }
     if model.get("long"):
         facts["one text of 8192 tokens in a process of its own, seconds and peak MiB"] = {
@@ -234,13 +267,16 @@ def model_table(model: dict[str, Any]) -> list[str]:
             for system, found in model["long"].items()
         }
     bullets = [f"- {fact}: {'; '.join(f'{key} {value}' for key, value in by.items())}" for fact, by in facts.items()]
-    export = f"- export: {model['export']['seconds']:.0f} s, peak {model['export']['peak_mib']:.0f} MiB"
+    exports = [
+        f"- export for {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB, {found['size_mb']:.0f} MB"
+        for target, found in model["export"].items()
+    ]
     return [
         f"### {model['model']}\n",
         tabulate(rows, headers, tablefmt="github", disable_numparse=True),
         "",
         *bullets,
-        export,
+        *exports,
         "",
     ]
 

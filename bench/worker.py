@@ -70,12 +70,12 @@ def sentence_transformers(folder: str) -> Embed:
     return lambda texts: model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False)
 
 
-def torch_export(folder: str) -> Embed:
+def torch_export(folder: str, file: str = "torch_export.onnx") -> Embed:
     """The graph of torch.onnx.export on ONNX Runtime, as Optimum's users run it: length-sorted, padded, CLS outside."""
     import onnxruntime as ort
     from tokenizers import Tokenizer
 
-    session = ort.InferenceSession(str(Path(folder) / "torch_export.onnx"), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(Path(folder) / file), providers=["CPUExecutionProvider"])
     tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
     tokenizer.enable_truncation(512)
     tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
@@ -97,9 +97,13 @@ def torch_export(folder: str) -> Embed:
 
 SYSTEMS = {
     "ours": ours,
+    "ours int8": ours,
     "sentence-transformers": sentence_transformers,
     "torch.onnx.export": torch_export,
+    "quantize_dynamic": lambda folder: torch_export(folder, "torch_export_int8.onnx"),
     "ours, dense": ours,
+    "ours int8, dense": ours,
+    "ours int8, 3 heads": lambda folder: ours(folder, ("dense", "sparse", "colbert")),
     "ours, 3 heads": lambda folder: ours(folder, ("dense", "sparse", "colbert")),
     "FlagEmbedding, 3 heads": flag_embedding,
     "torch.onnx.export, 3 heads": torch_export_heads,

