@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -302,3 +303,11 @@ def test_rounded_weights_give_the_same_bits_in_any_batch(tmp_path, bits):
     found = prefix.embed_whole(whole, Wanted()).dense
     cosines = np.einsum("nd,nd->n", found, embedder.embed_token_ids(whole).dense)
     assert cosines.min() > 0.9999
+
+
+def test_random_weights_on_a_full_disk(tmp_path, monkeypatch):
+    """What is needed and what is free is said before anything is written."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(CheckpointError, match=r"GB free for random weights, found 0\.0\.\n.*TMPDIR"):
+        random_checkpoint.write(tmp_path, CONFIGS["mistral"], seed=0, lower_case=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from bge_export.config import parse_config
 from bge_export.heads import FILES
 from bge_export.models import MODELS
 from bge_export.weights import Shape
+from bge_onnx.errors import CheckpointError
 
 SHARD_BYTES = 256 << 20
 CHUNK_ROWS = 8192
@@ -52,6 +54,8 @@ def write(
 
     sentencepiece_model  Mistral's own tokenizer.model, instead of an untrained tokenizer
 
+    Raises CheckpointError: the disk has no room for them.
+
     Linear weights and embeddings are normal with PyTorch's standard deviation for BERT, 0.02; LayerNorm scales lie
     around 1; biases are normal too, so that a graph that forgets one is found out. Heads are in float16, as BAAI's are.
     """
@@ -59,6 +63,7 @@ def write(
     model = MODELS[config["model_type"]]
     shapes = model.weight_shapes(parse_config(model.Config, config, folder / "config.json"))
     dtype = torch.bfloat16 if config.get("dtype") == "bfloat16" else torch.float32
+    _require_room(folder, sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize)
     weight_map: dict[str, str] = {}
     with ThreadPoolExecutor() as pool:
         for number, names in enumerate(_shards(shapes)):
@@ -75,6 +80,15 @@ def write(
         write_llama_tokenizer(folder, sentencepiece_model, DECODER_TOKENS[config["model_type"]][1])
     else:
         write_tokenizer(folder, config, lower_case=lower_case)
+
+
+def _require_room(folder: Path, size_bytes: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise CheckpointError(
+            f"{folder}: expected {size_bytes / 1e9:.1f} GB free for random weights, found {free / 1e9:.1f}.\n"
+            "    Free some, or set TMPDIR to a folder on another disk."
+        )
 
 
 def _write_head(path: Path, config: dict[str, Any], head: str, seed: int) -> None:
