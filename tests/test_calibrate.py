@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from bge_export.export import check_bundle, export
 from bge_export.lowering import cpu_int8
 from bge_export.request import Request
 from bge_onnx import CheckpointError, InputError
-from tiny import write_checkpoint
+from tiny import read_weights, store_weights, write_checkpoint
 
 LEVELS = cpu_int8.CALIBRATED
 RECIPE = Recipe(pooling="mean", normalize=True, max_tokens=512, prompts={}, lower_cased=False)
@@ -60,7 +62,7 @@ def test_independent_inputs_round_to_the_nearest():
 
 def test_hessians_are_those_of_every_linear_module(checkpoint, texts):
     """X'X by module, symmetric; query, key and value share theirs; padding does not count."""
-    found = calibrate.hessians(checkpoint, RECIPE, texts)
+    found = calibrate.hessians(checkpoint, RECIPE, calibrate.read(str(texts)))
     assert len(found) == 12
     for matrix in found.values():
         np.testing.assert_allclose(matrix, matrix.T, rtol=1e-4, atol=1e-3)
@@ -68,7 +70,7 @@ def test_hessians_are_those_of_every_linear_module(checkpoint, texts):
     assert found[f"{module}key"] is found[f"{module}query"]
     assert found["encoder.layer.0.output.dense"].shape == (128, 128)
     # LayerNorm's rows have mean square 1 before their scale, so the trace tells how many rows were counted
-    one = calibrate.hessians(checkpoint, RECIPE, calibrate.RANDOM)
+    one = calibrate.hessians(checkpoint, RECIPE, calibrate.RANDOM_IDS)
     rows = calibrate.RANDOM_TEXTS * calibrate.RANDOM_TOKENS
     assert np.trace(one[f"{module}query"]) / (64 * rows) == pytest.approx(1, rel=0.1)
 
@@ -76,38 +78,55 @@ def test_hessians_are_those_of_every_linear_module(checkpoint, texts):
 @pytest.mark.parametrize("source", ["file", "random"])
 def test_a_calibrated_bundle_is_checked_with_the_same_texts(checkpoint, texts, tmp_path, source):
     """The manifest says what the texts were; a check needs them again, unless they are random."""
-    given = str(texts) if source == "file" else "random"
+    given = calibrate.read(str(texts) if source == "file" else "random")
     options = Options(pooling="mean")
     request = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, calibration=given, options=options)
     bundle = export(request, tmp_path / "bundle")
-    assert bundle.calibration == calibrate.describe(given)
+    assert bundle.calibration == given.described
     assert bundle.parity.heads["dense"].max_error < 1e-3
     again = check_bundle(bundle.folder, checkpoint, calibration=given if source == "file" else None)
     assert again.heads["dense"].max_error == pytest.approx(bundle.parity.heads["dense"].max_error)
     if source == "file":
         other = tmp_path / "other.txt"
         other.write_text("a\n" * 100)
-        for wrong in (None, str(other)):
+        for wrong in (None, calibrate.read(str(other))):
             with pytest.raises(CheckpointError, match=r"expected the calibration .*sha256.*\n.*Give the same file"):
                 check_bundle(bundle.folder, checkpoint, calibration=wrong)
 
 
-def test_too_few_texts(checkpoint, tmp_path):
+def test_too_few_texts(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("one\n\ntwo\n")
     with pytest.raises(InputError, match="expected at least 64 texts, one a line, found 2"):
-        calibrate.hessians(checkpoint, RECIPE, path)
+        calibrate.read(str(path))
 
 
-def test_no_text(checkpoint, tmp_path):
+def test_no_text(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_bytes(b"\xff\xfe" * 100)
     with pytest.raises(InputError, match="expected UTF-8 text, a text a line"):
-        calibrate.hessians(checkpoint, RECIPE, path)
+        calibrate.read(str(path))
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(InputError, match="expected a file of texts, one a line, or random; found No such file"):
+        calibrate.read(str(tmp_path / "none.txt"))
+
+
+def test_weights_that_are_no_numbers(checkpoint, tmp_path):
+    """NaN is found before anything is rounded."""
+    folder = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    weights = read_weights(folder)
+    weights["encoder.layer.0.output.dense.weight"][0, 0] = float("nan")
+    store_weights(folder, weights)
+    with pytest.raises(CheckpointError, match=r"expected finite inputs of encoder\.layer\.\d.*found NaN"):
+        calibrate.hessians(folder, RECIPE, calibrate.RANDOM_IDS)
 
 
 def test_targets_that_round_nothing(checkpoint, texts, tmp_path):
     options = Options(pooling="mean")
-    request = Request(model="tiny", target="cpu-fp32", checkpoint=checkpoint, calibration=str(texts), options=options)
+    request = Request(
+        model="tiny", target="cpu-fp32", checkpoint=checkpoint, calibration=calibrate.read(str(texts)), options=options
+    )
     with pytest.raises(InputError, match="expected the target cpu-int8 of a BERT or XLM-R model"):
         export(request, tmp_path / "bundle")

@@ -15,7 +15,7 @@ import transformers
 from bge_export import layerwise, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.export import export
-from bge_export.lowering import cpu_nbits
+from bge_export.lowering import Lowering, cpu_nbits
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
 from bge_onnx.embeddings import Wanted
@@ -269,7 +269,7 @@ def test_rounded_weights_give_the_vectors_of_these_weights(tmp_path, monkeypatch
     bundle = export_decoder(folder, tmp_path / "bundle", target=f"cpu-int{bits}")
     texts = [ids for length in (1, 9, 24) for ids in token_ids(2, length, seed=length)]
     found = Embedder.open(bundle.folder).embed_token_ids(texts).dense
-    states = layerwise.last_states(folder, texts, rounding=partial(cpu_nbits.rounded, bits=bits))
+    states = layerwise.last_states(folder, texts, lowering=Lowering({}, partial(cpu_nbits.rounded, bits=bits)))
     np.testing.assert_allclose(found, unit(torch.tensor(states)), atol=2e-5)
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from bge_export import calibrate
+from bge_export.cli import cli as export_cli
 from bge_export.evaluate import Scores, System, bundle_system, evaluate, fidelity, ndcg_at, reference_system
-from bge_export.export import recipe_of
+from bge_export.export import export, recipe_of
+from bge_export.request import Request
 from bge_export.tasks import KNOWN, Retrieval, SentencePairs, open_task
-from bge_onnx import Embedder, InputError
+from bge_onnx import Bundle, CheckpointError, Embedder, InputError
+from bge_onnx.cli import cli as bge_cli
+from tiny import write_checkpoint
 
 PYTORCH_SCIFACT = 0.64508  # float32 PyTorch on all-MiniLM-L6-v2: `bge-export evaluate … --task scifact --checkpoint …`
 
@@ -80,13 +89,15 @@ def test_fidelity_of_heads():
     assert (found["sparse_top_10_overlap"], found["colbert_error"]) == pytest.approx((0.9, 0.25))
 
 
-def test_heads_are_ranked_like_pytorchs(m3, m3_checkpoint):
-    """Every mode's scores on the reference's candidates are PyTorch's, and so are their nDCG@10."""
+@pytest.mark.parametrize("prompts", [{}, {"query": "find: ", "passage": "text: "}])
+def test_heads_are_ranked_like_pytorchs(m3, m3_checkpoint, prompts):
+    """Every mode's scores on the reference's candidates are PyTorch's, prompts applied, and so are their nDCG@10."""
+    m3 = dataclasses.replace(m3, bundle=dataclasses.replace(m3.bundle, prompts=prompts))
     corpus = {str(number): f"{number} word {'abc' * number}" for number in range(30)}
     queries = {"x": "word 3", "y": "abcabc"}
     task = Retrieval(name="t", corpus=corpus, queries=queries, relevance={"x": {"3": 1}, "y": {"2": 1}})
-    wanted = evaluate(task, reference_system(m3_checkpoint, recipe_of(m3.bundle), progress=False), {})
-    found = evaluate(task, bundle_system(m3), {}, candidates=wanted.best)
+    wanted = evaluate(task, reference_system(m3_checkpoint, recipe_of(m3.bundle), progress=False), prompts)
+    found = evaluate(task, bundle_system(m3), prompts, candidates=wanted.best)
     assert set(wanted.reranked) == {"dense", "sparse", "colbert", "colbert+sparse+dense"}
     for mode, values in wanted.reranked.items():
         np.testing.assert_allclose(found.reranked[mode], values, atol=2e-5)
@@ -147,6 +158,54 @@ def test_known_tasks_read_the_variable(data, monkeypatch):
     scifact = open_task("scifact", None)
     assert (len(scifact.corpus), len(scifact.queries)) == (5183, 300)
     assert set(KNOWN) == {"stsb", "scifact"}
+
+
+def test_a_bundle_keeps_what_was_found(tiny_bundle, tiny_checkpoint, tmp_path, capsys):
+    """`evaluate` beside a checkpoint writes the manifest, `bge info` prints it; other weights are refused."""
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    (tmp_path / "pairs.csv").write_text("a,b,2.5\na,a,5\nb c,c,3\n")
+    arguments = ["evaluate", str(folder), "--task", str(tmp_path / "pairs.csv")]
+    assert CliRunner().invoke(export_cli, arguments).exit_code == 0
+    assert Bundle.open(folder).quality == {}
+    found = CliRunner().invoke(export_cli, [*arguments, "--checkpoint", str(tiny_checkpoint), "--json"])
+    values = Bundle.open(folder).quality["pairs"]
+    assert json.loads(found.stdout)["fidelity"]["cosine_min"] == values["cosine_min"] == pytest.approx(1)
+    assert values["reference_cosine_spearman"] == pytest.approx(values["cosine_spearman"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in tiny_bundle.iterdir())
+    shown = CliRunner().invoke(bge_cli, ["info", str(folder)]).stdout
+    assert "on pairs" in shown
+    assert "cosine_min 1.0000" in shown
+    other = write_checkpoint(tmp_path / "other", seed=5)
+    result = CliRunner().invoke(export_cli, [*arguments, "--checkpoint", str(other)])
+    assert isinstance(result.exception, CheckpointError)
+
+
+BARS = {None: (0.9994, 0.998, 0.997), "calibrated": (0.9996, 0.9988, 0.998)}
+"""Cosine of int8 vectors to float32's: mean, first percentile, least."""
+
+
+@pytest.mark.checkpoint
+@pytest.mark.parametrize("calibration", list(BARS))
+def test_int8_keeps_the_vectors_of_trained_weights(minilm, minilm_bundle, data, tmp_path, calibration):
+    """On STS-B's test sentences int8 vectors and ranks stay within the bars, with and without calibration."""
+    texts = None
+    if calibration:
+        rows = csv.reader((data / "eval-stsb/stsb-en-dev.csv").open(encoding="utf-8"))
+        sentences = [row[0] for row in rows][::16][:90]
+        files = (("corpus", 50), ("queries", 60))
+        lines = [(data / f"eval-xquad/en/{name}.jsonl").read_text().splitlines()[:count] for name, count in files]
+        sentences += [json.loads(line)["text"].replace("\n", " ") for part in lines for line in part]
+        (tmp_path / "texts.txt").write_text("\n".join(sentences))
+        texts = calibrate.read(str(tmp_path / "texts.txt"))
+    request = Request(model="all-MiniLM-L6-v2", target="cpu-int8", checkpoint=minilm, calibration=texts)
+    bundle = export(request, tmp_path / "bundle")
+    task = open_task("stsb", data)
+    wanted = evaluate(task, bundle_system(Embedder.open(minilm_bundle)), {})
+    found = evaluate(task, bundle_system(Embedder.open(bundle.folder)), {})
+    close = fidelity(found, wanted)
+    mean, first, least = BARS[calibration]
+    assert (close["cosine_mean"] >= mean, close["cosine_p1"] >= first, close["cosine_min"] >= least) == (True,) * 3
+    assert found.score >= wanted.score - 0.0005
 
 
 @pytest.mark.checkpoint

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -125,11 +126,14 @@ def write_manifest(bundle: Bundle) -> Bundle:
     return Bundle.open(bundle.folder)
 
 
-def record_quality(bundle: Bundle, task: str, values: Mapping[str, float]) -> None:
-    """Add what an evaluation found to the manifest, in one step."""
+def record_quality(folder: Path, task: str, values: Mapping[str, float]) -> None:
+    """Add what an evaluation found to a bundle's manifest, in one step; in a read-only folder do nothing."""
+    bundle = Bundle.open(folder)  # anew: evaluations take hours
+    if not os.access(folder, os.W_OK):
+        return
     quality = {**bundle.quality, task: dict(values)}
     record = dataclasses.replace(bundle, quality=quality).to_json()
-    partial = bundle.folder / f".{MANIFEST}.partial"
+    partial = bundle.folder / f".{MANIFEST}.{os.getpid()}"
     _write_json(partial, record)
     partial.replace(bundle.folder / MANIFEST)
 

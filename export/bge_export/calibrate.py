@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from tqdm import tqdm
 from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
 from bge_export.gptq import Hessians
+from bge_export.weights import Array
 from bge_onnx.batches import plan_batches
-from bge_onnx.errors import InputError
+from bge_onnx.errors import CheckpointError, InputError
 
 RANDOM = "random"
 """In the place of a file: token ids drawn evenly from the vocabulary."""
@@ -30,21 +31,52 @@ MOST_TOKENS = 512
 """Longer texts are cut: a layer's inputs are what counts, and attention's cost is not."""
 
 
-def describe(source: str | Path) -> str:
-    """What a bundle's manifest says of its calibration: the same words for the same texts."""
-    if str(source) == RANDOM:
-        return f"{RANDOM_TEXTS} texts of random token ids"
-    return f"texts with sha256 {hashlib.sha256(Path(source).read_bytes()).hexdigest()}"
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What to calibrate with: `texts`, or random token ids where there are none; the manifest says `described`."""
+
+    described: str
+    texts: tuple[str, ...] | None = None
 
 
-def hessians(folder: Path, recipe: Recipe, source: str | Path, *, progress: bool = False) -> Hessians:
-    """Of every encoder layer's linear modules, by name, X'X of their inputs X on the texts of `source`.
+RANDOM_IDS = Texts(f"{RANDOM_TEXTS} texts of random token ids")
 
-    source  a file with a text a line, or "random"
-    Raises InputError: a file with too few texts, or not UTF-8.
+
+def read(source: str) -> Texts:
+    """The texts of a file, one a line, or "random".
+
+    Raises InputError: no such file, not UTF-8, too few texts.
+    """
+    if source == RANDOM:
+        return RANDOM_IDS
+    try:
+        content = Path(source).read_bytes()
+        texts = tuple(line for line in content.decode("utf-8").splitlines() if line.strip())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{source}: expected UTF-8 text, a text a line, found {error}.") from None
+    except OSError as error:
+        raise InputError(
+            f"{source}: expected a file of texts, one a line, or random; found {error.strerror}."
+        ) from None
+    if len(texts) < LEAST_TEXTS:
+        raise InputError(
+            f"{source}: expected at least {LEAST_TEXTS} texts, one a line, found {len(texts)}.\n"
+            "    Some hundred sentences and passages like those to embed are enough; --calibrate random needs none."
+        )
+    return Texts(f"texts with sha256 {hashlib.sha256(content).hexdigest()}", texts)
+
+
+def hessians(folder: Path, recipe: Recipe, texts: Texts, *, progress: bool = False) -> Hessians:
+    """Of every encoder layer's linear modules, by name, X'X of their inputs X on the texts.
+
+    Raises CheckpointError: weights that give no finite numbers.
     """
     tokenizer = checkpoint_tokenizer.load(folder)
-    token_ids = _random(tokenizer, recipe) if str(source) == RANDOM else _read(Path(source), tokenizer, recipe)
+    if texts.texts is None:
+        token_ids = _random(tokenizer, recipe)
+    else:
+        ids = reference.tokenize(tokenizer, recipe, texts.texts)
+        token_ids = [np.array(row[:MOST_TOKENS], dtype=np.int64) for row in ids]
     model: Any = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
     sums: dict[str, torch.Tensor] = {}
     kept = torch.empty(0, dtype=torch.bool)
@@ -66,29 +98,25 @@ def hessians(folder: Path, recipe: Recipe, source: str | Path, *, progress: bool
             mask = torch.from_numpy(batch.attention_mask)
             kept = mask.reshape(-1).bool()
             model(input_ids=torch.from_numpy(batch.input_ids), attention_mask=mask)
-    found = {name: matrix.numpy() for name, matrix in sums.items()}
-    for name in list(found):
+    return _by_module(folder, {name: matrix.numpy() for name, matrix in sums.items()})
+
+
+def _by_module(folder: Path, sums: dict[str, Array]) -> Hessians:
+    """Finite sums, those of queries for keys and values too."""
+    found = dict(sums)
+    for name, matrix in sums.items():
+        if not np.isfinite(matrix).all():
+            raise CheckpointError(
+                f"{folder}: expected finite inputs of {name} on the calibration texts, found NaN or infinity.\n"
+                "    The checkpoint is damaged, or its training diverged: take another."
+            )
         if name.endswith(".query"):
             stem = name.removesuffix("query")
-            found |= {f"{stem}key": found[name], f"{stem}value": found[name]}
+            found |= {f"{stem}key": matrix, f"{stem}value": matrix}
     return found
 
 
-def _read(path: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe) -> list[NDArray[np.int64]]:
-    try:
-        texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: expected UTF-8 text, a text a line, found {error}.") from None
-    if len(texts) < LEAST_TEXTS:
-        raise InputError(
-            f"{path}: expected at least {LEAST_TEXTS} texts, one a line, found {len(texts)}.\n"
-            "    Some hundred sentences and passages like those to embed are enough; --calibrate random needs none."
-        )
-    ids = reference.tokenize(tokenizer, recipe, texts)
-    return [np.array(row[:MOST_TOKENS], dtype=np.int64) for row in ids]
-
-
-def _random(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe) -> Sequence[NDArray[np.int64]]:
+def _random(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe) -> list[NDArray[np.int64]]:
     rng = np.random.default_rng(0)
     length = min(RANDOM_TOKENS, recipe.max_tokens)
     ids = rng.integers(0, len(tokenizer), (RANDOM_TEXTS, length))

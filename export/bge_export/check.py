@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
 from bge_export.compare import Expected
-from bge_export.weights import Rounding, Weights
+from bge_export.lowering import Lowering
+from bge_export.weights import Weights
 
 LENGTHS = (
     1,
@@ -74,8 +75,8 @@ TEXTS = (
 )
 
 
-def expect(checkpoint: Path, recipe: Recipe, *, rounding: Rounding | None = None, progress: bool = False) -> Expected:
-    """Run the reference, on rounded weights where the target rounds them: what is compared is the graph.
+def expect(checkpoint: Path, recipe: Recipe, *, lowering: Lowering | None = None, progress: bool = False) -> Expected:
+    """Run the reference, rounding where the target rounds: what is compared is the graph.
 
     What the rounding itself costs, `bge-export evaluate` tells. PyTorch's memory is free again afterwards.
     """
@@ -92,8 +93,8 @@ def expect(checkpoint: Path, recipe: Recipe, *, rounding: Rounding | None = None
     affordable = _affordable(checkpoint, token_ids)
     token_ids = [token_ids[place] for place in affordable]
     texts = tuple(TEXTS[place] for place in affordable if place < len(of_texts))
-    heads = reference.embed(checkpoint, recipe, token_ids, rounding=rounding, progress=progress)
-    weights = ", weights rounded as the bundle's" if rounding else ""
+    heads = reference.embed(checkpoint, recipe, token_ids, lowering=lowering, progress=progress)
+    weights = ", rounded as the bundle is" if lowering and lowering.weights else ""
     name = f"transformers {version('transformers')}, torch {version('torch')}, float32{weights}"
     return Expected(token_ids, texts, heads, name)
 

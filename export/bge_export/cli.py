@@ -14,6 +14,9 @@ from bge_export.catalog import ENTRIES
 from bge_onnx.cli import run_command
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bge_export.evaluate import Scores
     from bge_onnx.bundle import Parity
 
 HEAD_NAMES = ("dense", "sparse", "colbert")
@@ -156,6 +159,7 @@ def run(
         raise click.UsageError(
             "--head-files and --tokenizer go with --random-weights; a checkpoint's folder holds its own"
         )
+    from bge_export import calibrate
     from bge_export.checkpoint import Options
     from bge_export.export import export
     from bge_export.request import Request
@@ -176,7 +180,7 @@ def run(
         head_files=head_files,
         tokenizer=tokenizer,
         weights=weights,  # type: ignore[arg-type]  # click has checked it
-        calibration=calibration,
+        calibration=calibrate.read(calibration) if calibration else None,
         options=options,
     )
     click.echo(f"exporting {model} for {target}", err=True)
@@ -220,9 +224,11 @@ def check(
       bge-export check bge-small
       bge-export check my-bundle --checkpoint ./my-model --json
     """
+    from bge_export import calibrate
     from bge_export.export import check_bundle
 
-    parity = check_bundle(bundle, checkpoint, head_files, tokenizer, calibration, progress=sys.stderr.isatty())
+    texts = calibrate.read(calibration) if calibration else None
+    parity = check_bundle(bundle, checkpoint, head_files, tokenizer, texts, progress=sys.stderr.isatty())
     if as_json:
         heads = {
             head: {**dataclasses.asdict(found), "used": found.max_error / found.limit}
@@ -265,7 +271,7 @@ def evaluate(
     """
     from bge_export import evaluate as scoring
     from bge_export.bundle_writer import record_quality
-    from bge_export.export import recipe_of
+    from bge_export.export import recipe_of, require_same_weights
     from bge_export.tasks import open_task
     from bge_onnx import Embedder
 
@@ -274,6 +280,7 @@ def evaluate(
     prompts = embedder.bundle.prompts
     wanted, close = None, {}
     if checkpoint is not None:
+        require_same_weights(embedder.bundle, checkpoint)
         progress = sys.stderr.isatty()
         system = scoring.reference_system(checkpoint, recipe_of(embedder.bundle), progress=progress)
         wanted = scoring.evaluate(opened, system, prompts)
@@ -281,20 +288,26 @@ def evaluate(
     scores = scoring.evaluate(opened, scoring.bundle_system(embedder), prompts, candidates=candidates)
     if wanted:
         close = scoring.fidelity(scores, wanted)
+    _print_scores(opened.name, scores, wanted, close, as_json=as_json)
+    if wanted and Path(bundle).is_dir():  # not in the Hub's cache
         reference = {f"reference_{name}": value for name, value in wanted.values.items()}
-        if Path(bundle).is_dir():  # not the Hub's cache
-            record_quality(embedder.bundle, opened.name, {**scores.values, **reference, **close})
+        record_quality(Path(bundle), opened.name, {**scores.values, **reference, **close})
+
+
+def _print_scores(
+    task: str, scores: Scores, wanted: Scores | None, close: Mapping[str, float], *, as_json: bool
+) -> None:
     if as_json:
-        record = {"task": opened.name, "metric": scores.metric, "score": scores.score}
+        record = {"task": task, "metric": scores.metric, "score": scores.score}
         record |= {"reference_score": wanted.score if wanted else None, "texts": scores.texts}
         record |= {"all": dict(scores.values), "reference_all": dict(wanted.values) if wanted else None}
         click.echo(json.dumps({**record, "fidelity": close or None}))
         return
     for metric, value in scores.values.items():
         beside = f"   PyTorch {wanted.values[metric]:.5f}" if wanted and metric in wanted.values else ""
-        click.echo(f"{opened.name}   {metric}   {value:.5f}{beside}   {scores.texts} texts")
+        click.echo(f"{task}   {metric}   {value:.5f}{beside}   {scores.texts} texts")
     for name, value in close.items():
-        click.echo(f"{opened.name}   {name}   {value:.5f}")
+        click.echo(f"{task}   {name}   {value:.5f}")
 
 
 def _report(parity: Parity) -> None:

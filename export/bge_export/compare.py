@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle import HeadParity, Measure, Parity
 from bge_onnx.embeddings import Wanted
+from bge_onnx.errors import BgeError
 
 SHORT_TOKENS = 512
 PREFIXES = 3
@@ -82,7 +83,7 @@ def compare_apart(folder: Path, expected: Expected, limits: Limits, *, progress:
     """As `compare`, of the bundle in `folder`, in a process of its own that holds the runtime and nothing else.
 
     The weights of billions of parameters fit into memory then where they would not beside PyTorch's.
-    Raises BundleError: the bundle cannot be loaded or run, for want of memory above all.
+    Raises BgeError: what the bundle raises. BundleError: it cannot be run, for want of memory above all.
     """
     done = subprocess.run(
         [sys.executable, "-m", "bge_export.compare"],
@@ -108,8 +109,10 @@ def _run_apart() -> None:
     folder, expected, limits, progress = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
     try:
         answer: Any = compare(Embedder.open(folder), expected, limits, progress=progress)
-    except BundleError as error:
+    except BgeError as error:
         answer = error
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common class but Exception
+        answer = BundleError(f"{folder}: expected the bundle to run, found {type(error).__name__}: {error}")
     sys.stdout.buffer.write(pickle.dumps(answer))
 
 

@@ -17,6 +17,7 @@ from bge_export.checkpoint import Recipe
 from bge_export.compare import Heads
 from bge_export.tasks import Retrieval, SentencePairs, Task
 from bge_onnx import Embedder, similarity, top_k
+from bge_onnx.embedder import SCORE_PAIRS
 from bge_onnx.embeddings import HEADS
 from bge_onnx.errors import InputError
 from bge_onnx.scores import colbert_score, distinct, hybrid, lexical_score
@@ -89,9 +90,16 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Sys
         return reference.embed(checkpoint, some, ids, budget_tokens=REFERENCE_TOKENS, progress=progress)
 
     def score(pairs: Sequence[tuple[str, str]]) -> dict[str, Vectors]:
+        chunks = [pairs[start : start + SCORE_PAIRS] for start in range(0, len(pairs), SCORE_PAIRS)]
+        scored = [score_some(chunk) for chunk in chunks]
+        return {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
+
+    def score_some(pairs: Sequence[tuple[str, str]]) -> dict[str, Vectors]:
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
-        left, right = heads(queries, HEADS), heads(passages, HEADS)
+        query_prompt, passage_prompt = (recipe.prompts.get(side, "") for side in ("query", "passage"))
+        left = heads([query_prompt + query for query in queries], HEADS)
+        right = heads([passage_prompt + passage for passage in passages], HEADS)
         assert left.sparse and right.sparse and left.colbert and right.colbert  # noqa: PT018
         places = list(zip(query_of, passage_of, strict=True))
         heads_of: tuple[tuple[str, Callable[[Any, Any], Any], Any, Any], ...] = (
@@ -100,8 +108,8 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Sys
             ("colbert", colbert_score, left.colbert, right.colbert),
         )
         found = {
-            mode: np.array([compare(ours[query], theirs[passage]) for query, passage in places], dtype=np.float32)
-            for mode, compare, ours, theirs in heads_of
+            mode: np.array([product(ours[query], theirs[passage]) for query, passage in places], dtype=np.float32)
+            for mode, product, ours, theirs in heads_of
         }
         return {**found, "colbert+sparse+dense": hybrid(found["dense"], found["sparse"], found["colbert"])}
 

@@ -10,6 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bge_export import bundle_writer, calibrate, catalog, check, checkpoint_tokenizer, heads
+from bge_export.calibrate import Texts
 from bge_export.checkpoint import Recipe, read_recipe
 from bge_export.compare import Expected, compare, compare_apart
 from bge_export.config import parse_config, read_json
@@ -18,7 +19,7 @@ from bge_export.heads import Wanted
 from bge_export.lowering import Lowering, half, lower
 from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, Target, targets_of
 from bge_export.models import MODELS
-from bge_export.request import Request, open_checkpoint
+from bge_export.request import Request, checkpoint_sha256, open_checkpoint
 from bge_export.weights import Weights
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
 from bge_onnx.bundle import FORMAT_VERSION, Parity, Source
@@ -36,11 +37,12 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe, target = _read(request, folder)
-        size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight)
+        stored = 0.5 if request.weights == "fp16" else 1
+        size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight * stored)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
-            lowering = _lowering(request, folder, config, recipe, target, progress=progress)
-            expected = check.expect(folder, recipe, rounding=lowering.rounding, progress=progress)
+            lowering = _lowering(request, folder, config, recipe, target)
+            expected = check.expect(folder, recipe, lowering=lowering, progress=progress)
             model = _build(folder, config, recipe, target, lowering)
             dims = _write_graph(partial, model, config, recipe, target, progress=progress)
             del model  # with the weights' files, whose mapped pages count as memory
@@ -55,19 +57,17 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     return Bundle.open(out)
 
 
-def _lowering(
-    request: Request, checkpoint: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
-) -> Lowering:
-    """How the target lowers this model. Raises InputError: weights or calibration that it has not, or too few texts."""
+def _lowering(request: Request, folder: Path, config: Any, recipe: Recipe, target: Target) -> Lowering:
+    """How the target lowers this model. Raises InputError: weights or a calibration that it has no use for."""
+    if request.calibration and not target.calibrates:
+        raise InputError("calibration: expected the target cpu-int8 of a BERT or XLM-R model, found another.")
     if request.weights == "fp16":
         if target is not ENCODER_TARGETS["cpu-fp32"] or config.required["model_type"] in DECODERS:
             raise InputError("weights: expected fp32 for all but the target cpu-fp32 of a BERT or XLM-R, found fp16.")
-        return Lowering(target.lowering(config, None).swaps, half.rounded, half.store)
+        return Lowering(target.lowering(config, None).swaps, half.rounded, finish=half.store)
     if request.calibration is None:
         return target.lowering(config, None)
-    if not target.calibrates:
-        raise InputError("calibration: expected the target cpu-int8 of a BERT or XLM-R model, found another.")
-    return target.lowering(config, calibrate.hessians(checkpoint, recipe, request.calibration, progress=progress))
+    return target.lowering(config, calibrate.hessians(folder, recipe, request.calibration))
 
 
 def _compare(bundle: Bundle, expected: Expected, target: Target, *, progress: bool) -> Parity:
@@ -135,7 +135,7 @@ def check_bundle(
     checkpoint: Path | None,
     head_files: Path | None = None,
     tokenizer: Path | None = None,
-    calibration: str | None = None,
+    calibration: Texts | None = None,
     *,
     progress: bool = False,
 ) -> Parity:
@@ -144,7 +144,7 @@ def check_bundle(
     checkpoint  folder of its weights; None takes them from the Hub, or makes them again if they were random
     head_files  folder of its heads' weights, where the others are random
     tokenizer   its SentencePiece model, where the weights are random
-    calibration  the file of texts that it was calibrated with
+    calibration  the texts that it was calibrated with
     Raises BundleError, CheckpointError.
     """
     bundle = Bundle.open(folder, verify=True)
@@ -164,27 +164,37 @@ def check_bundle(
         calibration=_same_calibration(bundle, calibration),
     )
     with open_checkpoint(request) as (weights_folder, source):
-        if source.sha256 != bundle.source.sha256:
-            random = bundle.source.kind == "random" and checkpoint is None
-            raise CheckpointError(
-                f"{weights_folder}: expected the weights that {bundle.name} was made from "
-                f"(sha256 {bundle.source.sha256}), found others ({source.sha256}).\n"
-                f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
-            )
+        _require_same(bundle, weights_folder, source.sha256)
         model_file = MODELS[bundle.model_type]
         config = parse_config(model_file.Config, read_json(weights_folder / "config.json"), weights_folder)
         target = targets_of(bundle.model_type)[bundle.target]
         recipe = recipe_of(bundle)
-        lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
-        expected = check.expect(weights_folder, recipe, rounding=lowering.rounding, progress=progress)
+        lowering = _lowering(request, weights_folder, config, recipe, target)
+        expected = check.expect(weights_folder, recipe, lowering=lowering, progress=progress)
         return _compare(bundle, expected, target, progress=progress)
 
 
-def _same_calibration(bundle: Bundle, given: str | None) -> str | None:
+def require_same_weights(bundle: Bundle, checkpoint: Path) -> None:
+    """Raise CheckpointError: a bundle was made from other weights than those in a folder."""
+    if bundle.source.kind != "random":
+        _require_same(bundle, checkpoint, checkpoint_sha256(checkpoint))
+
+
+def _require_same(bundle: Bundle, folder: Path, sha256: str | None) -> None:
+    if sha256 != bundle.source.sha256:
+        random = bundle.source.kind == "random" and sha256 is None
+        raise CheckpointError(
+            f"{folder}: expected the weights that {bundle.name} was made from (sha256 {bundle.source.sha256}), found "
+            f"others ({sha256}).\n"
+            f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
+        )
+
+
+def _same_calibration(bundle: Bundle, given: Texts | None) -> Texts | None:
     """What a bundle was calibrated with. Raises CheckpointError: another file, or none, is given."""
-    if bundle.calibration == calibrate.describe(calibrate.RANDOM):
-        return calibrate.RANDOM
-    found = calibrate.describe(given) if given else None
+    if bundle.calibration == calibrate.RANDOM_IDS.described:
+        return calibrate.RANDOM_IDS
+    found = given.described if given else None
     if found != bundle.calibration:
         raise CheckpointError(
             f"{bundle.folder}: expected the calibration that it was exported with ({bundle.calibration or 'none'}), "
@@ -266,7 +276,7 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
         special_ids={},
         kernels=(),
         weights=request.weights,
-        calibration=calibrate.describe(request.calibration) if request.calibration else None,
+        calibration=request.calibration.described if request.calibration else None,
         versions=bundle_writer.versions(),
         files={},
         parity=None,
@@ -276,7 +286,7 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
 
 def _require(parity: Parity, out: Path) -> None:
     if not parity.passed:
-        name, head = max(parity.heads.items(), key=lambda item: item[1].max_error)
+        name, head = max(parity.heads.items(), key=lambda item: item[1].max_error / item[1].limit)
         raise BundleError(
             f"{out}: expected vectors within {head.limit:.0e} of PyTorch's, found {head.max_error:.1e} ({name}) at a "
             f"text of {head.tokens} tokens, and {parity.tokenizer_mismatches} texts with other token ids.\n"

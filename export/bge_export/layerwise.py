@@ -12,6 +12,7 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bge_export.lowering import Lowering
 from bge_export.models.decoder import PREFIX
 from bge_export.weights import ALL, Array, Rounding, Weights
 
@@ -23,7 +24,7 @@ def last_states(
     folder: Path,
     token_ids: Sequence[NDArray[np.int64]],
     *,
-    rounding: Rounding | None = None,
+    lowering: Lowering | None = None,
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """The state (N, D) of each text's last token after the last norm, as transformers' Mistral and Gemma2 give it.
@@ -38,7 +39,7 @@ def last_states(
 
     def read(name: str, rows: slice = ALL) -> Array:
         array = weights.read(name, rows=rows)
-        return rounding(name, array) if rounding else array
+        return lowering.weights(name, array) if lowering and lowering.weights else array
 
     rotary = type(model.rotary_emb)(config)
     scale = torch.tensor(getattr(model.embed_tokens, "scalar_embed_scale", 1.0))
@@ -48,6 +49,8 @@ def last_states(
     with torch.inference_mode():
         for number, layer in enumerate(layers):
             _load(layer, f"layers.{number}", read)
+            if lowering and lowering.inputs:
+                round_inputs(layer, lowering.inputs)
             window = _window(config, number)
             states = [
                 layer(
@@ -61,6 +64,21 @@ def last_states(
             layer.to_empty(device="meta")
         _load(model.norm, "norm", read)
         return np.stack([model.norm(state[:, -1])[0].numpy() for state in states])
+
+
+def round_inputs(module: torch.nn.Module, rounding: Rounding) -> None:
+    """Round what linear layers in `module` are given, from now on."""
+
+    def hook(name: str) -> Callable[..., tuple[torch.Tensor]]:
+        def round_rows(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            rows = inputs[0].reshape(-1, inputs[0].shape[-1]).numpy()
+            return (torch.from_numpy(rounding(name, rows)).reshape(inputs[0].shape),)
+
+        return round_rows
+
+    for name, linear in module.named_modules():
+        if isinstance(linear, torch.nn.Linear):
+            linear.register_forward_pre_hook(hook(name))
 
 
 def _rows(read: Read, token_ids: NDArray[np.int64]) -> torch.Tensor:

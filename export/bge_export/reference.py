@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,14 @@ from bge_export.checkpoint import Recipe
 from bge_export.compare import Heads
 from bge_export.config import read_json
 from bge_export.heads import FILES
+from bge_export.lowering import Lowering
 from bge_export.lowering.targets import DECODERS
 from bge_export.weights import Rounding
 from bge_onnx.batches import plan_batches
 
 Vectors = NDArray[np.float32]
+
+GROUP_TOKENS = 32768
 
 transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # its load report tells that BGE does not use the pooler
 transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -41,22 +44,27 @@ def embed(
     token_ids: Sequence[NDArray[np.int64]],
     *,
     budget_tokens: int = 1,
-    rounding: Rounding | None = None,
+    lowering: Lowering | None = None,
     progress: bool = False,
 ) -> Heads:
     """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
-    rounding       of the weights before they are used
+    lowering       rounds as it does: what is left is the graph's error
     """
     if read_json(folder / "config.json").get("model_type") in DECODERS:
-        states = torch.from_numpy(layerwise.last_states(folder, token_ids, rounding=rounding, progress=progress))
-        return Heads(_unit(states, recipe).numpy(), None, None)
+        states = [
+            layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
+        ]
+        return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    rounding = lowering.weights if lowering else None
     if rounding:
         _round(model, rounding)
-    linears = {head: _linear(folder / FILES[head]) for head in recipe.heads if head in FILES}
+    if lowering and lowering.inputs:
+        layerwise.round_inputs(model, lowering.inputs)
+    linears = {head: _linear(folder / FILES[head], rounding) for head in recipe.heads if head in FILES}
     batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout="padded", pad_id=tokenizer.pad_token_id)
     dense = np.empty((len(token_ids), model.config.hidden_size), dtype=np.float32)
     sparse: list[dict[int, float]] = [{}] * len(token_ids)
@@ -87,9 +95,19 @@ def _round(model: Any, rounding: Rounding) -> None:
             weight.copy_(torch.from_numpy(rounding(name, weight.numpy())))
 
 
-def _linear(path: Path) -> torch.nn.Linear:
+def _groups(token_ids: Sequence[NDArray[np.int64]]) -> Iterator[Sequence[NDArray[np.int64]]]:
+    """Texts whose states of one layer fit into memory together; the whole checkpoint is read for each group."""
+    ends = np.cumsum([len(ids) for ids in token_ids]) // GROUP_TOKENS
+    for group in np.unique(ends):
+        yield [token_ids[place] for place in np.flatnonzero(ends == group).tolist()]
+
+
+def _linear(path: Path, rounding: Rounding | None) -> torch.nn.Linear:
     """The linear layer of a head's file, in float32."""
     state = torch.load(path, map_location="cpu", weights_only=True)
+    if rounding:
+        weight = state["weight"].to(torch.float32).numpy()
+        state["weight"] = torch.from_numpy(rounding(f"{path.stem}.weight", weight))
     linear = torch.nn.Linear(*reversed(state["weight"].shape))
     linear.load_state_dict(state)
     return linear.eval()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bge_export import catalog, heads, hub, random_checkpoint
+from bge_export.calibrate import Texts
 from bge_export.checkpoint import Options
 from bge_export.weights import sha256_of, weight_files
 from bge_onnx import CheckpointError
@@ -28,7 +29,7 @@ class Request:
     head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
     tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
     weights: Storage = "fp32"  # how matrices are stored; cpu-fp32 of encoders offers fp16
-    calibration: str | None = None  # a file with a text a line, or "random": rounding makes these err least
+    calibration: Texts | None = None  # rounding makes these err least
     options: Options = dataclasses.field(default_factory=Options)
 
 
@@ -38,7 +39,7 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
     entry = catalog.find(request.model)
     if request.checkpoint is not None:
         folder = request.checkpoint
-        yield folder, Source(kind="folder", sha256=_sha256(folder))
+        yield folder, Source(kind="folder", sha256=checkpoint_sha256(folder))
     elif request.seed is not None:
         if entry is None:
             known = ", ".join(known.short_name for known in catalog.ENTRIES)
@@ -64,10 +65,10 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
             )
         revision = request.revision or (entry.revision if entry else None)
         folder, commit = hub.download(entry.repository if entry else request.model, revision)
-        yield folder, Source(kind="hub", revision=commit, sha256=_sha256(folder))
+        yield folder, Source(kind="hub", revision=commit, sha256=checkpoint_sha256(folder))
 
 
-def _sha256(folder: Path) -> str:
+def checkpoint_sha256(folder: Path) -> str:
     """Of all weights, those of the heads included."""
     head_files = [folder / name for name in heads.FILES.values() if (folder / name).is_file()]
     return sha256_of([*weight_files(folder), *head_files])

@@ -23,7 +23,7 @@ Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 
 Rounding = Callable[[str, Array], Array]
-"""A weight's name and values, to the values that a target computes with in its place."""
+"""A weight's name and values, or a module's and its input rows (N, K): to what a target computes with instead."""
 
 Read = Callable[[slice], torch.Tensor]
 ALL = slice(None)

@@ -17,11 +17,16 @@ Swap = Callable[[ir.Node], ir.Node]
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """How a target lowers one model, and what PyTorch does with its weights before it is compared."""
+    """How a target lowers one model, and what PyTorch does to compute the same before it is compared.
+
+    weights, inputs  the rounding of weights, and of what linear modules are given; None where there is none
+    finish           is called with the lowered graph
+    """
 
     swaps: Mapping[str, Swap]
-    rounding: Rounding | None = None
-    finish: Callable[[ir.Model], None] | None = None  # on the lowered graph
+    weights: Rounding | None = None
+    inputs: Rounding | None = None
+    finish: Callable[[ir.Model], None] | None = None
 
 
 def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:

@@ -5,7 +5,8 @@ scale for each row, so that a text's vector depends on no other text. The weight
 rounded with a scale for each output. Inside attention the rotation is folded into the weights before and after it:
 https://arxiv.org/abs/2404.00456 (QuaRot). Word embeddings are rounded in blocks, as the decoders' are.
 
-`Levels` keeps every sum of two products within 16 bits, as AVX2 computes them, so that all CPUs give the same integers.
+`Levels` keeps every sum of two products within 16 bits, as AVX2 computes them: on all CPUs the same bytes give the same
+integers.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ RATIOS = np.linspace(1, 2, 13, dtype=np.float32)
 Integers = NDArray[np.int8]
 
 LARGEST = 127
+TINY = np.float32(1e-30)  # the step of a row of zeros, here and in the graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +164,12 @@ def check_sizes(config: Sizes) -> None:
 class Quantizer:
     """Rounds the weights of one model, for its graph and for the PyTorch that the graph is compared with.
 
-    hessians  of the inputs of its linear modules, by name; None rounds each weight by itself
+    hessians  of the inputs of its linear modules, by name; None rounds each weight by itself. Each is let go when used.
     """
 
     def __init__(self, config: Sizes, hessians: Hessians | None) -> None:
         check_sizes(config)
-        self.config, self.hessians = config, hessians
+        self.config, self.hessians = config, dict(hessians or {})
         self.levels = CALIBRATED if hessians else PLAIN
         self._calibrated: dict[str, tuple[Integers, Array]] = {}  # takes minutes, and is needed twice
 
@@ -177,8 +179,8 @@ class Quantizer:
             return self._calibrated[module]
         rotated = linear.rotate(weight)
         integers, scales = quantize(rotated, self.levels.pair)
-        if self.hessians:
-            half = rotate(self.hessians[module], linear.inputs)
+        if module in self.hessians:
+            half = rotate(self.hessians.pop(module), linear.inputs)
             hessian = rotate(half.T, linear.inputs)
             integers = round_with(rotated, hessian, scales, largest=LARGEST, pair=self.levels.pair)
             self._calibrated[module] = integers, scales
@@ -194,6 +196,15 @@ class Quantizer:
             return weight
         integers, scales = self.quantize(module, linear, weight)
         return linear.rotate(integers * scales[:, None])
+
+    def rounded_inputs(self, name: str, rows: Array) -> Array:
+        """What the graph computes with in the place of a module's input rows (N, K)."""
+        linear = Linear.of(name, self.config)
+        if linear is None:
+            return rows
+        rotated = rotate(rows, linear.inputs)
+        steps = np.maximum(np.abs(rotated).max(axis=1, keepdims=True) / np.float32(self.levels.rows), TINY)
+        return rotate(np.rint(rotated / steps) * steps, linear.inputs)
 
     def swap_linear(self, call: ir.Node) -> ir.Node:
         """A linear layer on bytes; one that stays in float32 as it is."""
@@ -217,19 +228,19 @@ def lowering(config: Sizes, hessians: Hessians | None) -> Lowering:
     """The target's lowering of one model."""
     quantizer = Quantizer(config, hessians)
     swaps = {**cpu_fp32.SWAPS, "linear": quantizer.swap_linear, "lookup": cpu_nbits.lookup}
-    return Lowering(swaps, quantizer.rounded)
+    return Lowering(swaps, quantizer.rounded, quantizer.rounded_inputs)
 
 
 def _rows(call: ir.Node, x: ir.Value, rotated: int, levels: Levels) -> tuple[ir.Value, ir.Value]:
     """Bytes and scales of `x`, made once for all layers that read it."""
+    if rotated:
+        matrix = _constant(call, f"hadamard.{rotated}", hadamard(rotated))
+        done = [user for user, _ in x.uses() if user.op_type == "rotate_blocks" and user.inputs[1] is matrix]
+        rows = done[0].outputs[0] if done else _insert(call, "rotate_blocks", [x, matrix], {}, 1)[0]
+        return _rows(call, rows, 0, levels)
     for user, _ in x.uses():
         if user.op_type == "int8_rows":
             return user.outputs[0], user.outputs[1]
-        if user.op_type == "rotate_blocks" and rotated:
-            return _rows(call, user.outputs[0], 0, levels)
-    if rotated:
-        matrix = _constant(call, f"hadamard.{rotated}", hadamard(rotated))
-        x = _insert(call, "rotate_blocks", [x, matrix], {}, 1)[0]
     attributes = {"levels": levels.rows, "zero": levels.zero}
     bytes_, scale = _insert(call, "int8_rows", [x], attributes, 2)
     return bytes_, scale

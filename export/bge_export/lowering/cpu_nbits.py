@@ -7,13 +7,13 @@ in memory; the word table is read by GatherBlockQuantized.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bge_export.lowering import Swap, cpu_fp32
+from bge_export.lowering import Lowering, cpu_fp32
 from bge_export.weights import Array, LazyRows
 
 BLOCK = 64
@@ -40,13 +40,14 @@ TINY = np.finfo(np.float32).tiny  # below, an inverse overflows: such a block is
 Packed = NDArray[np.uint8]
 
 
-def swaps(bits: int) -> Mapping[str, Swap]:
-    """The swaps of a target with weights of `bits` bits; the word table has 8 in both."""
-    return {
+def lowering(bits: int) -> Lowering:
+    """The lowering of a target with weights of `bits` bits; the word table has 8 in both."""
+    swaps = {
         **cpu_fp32.SWAPS,
         "project": lambda call: _project(call, bits),
         "lookup": lookup,
     }
+    return Lowering(swaps, partial(rounded, bits=bits), rounded_inputs)
 
 
 def quantize(rows: Array, bits: int, block: int = BLOCK) -> tuple[Packed, Array]:
@@ -75,6 +76,14 @@ def rounded(name: str, weight: Array, bits: int) -> Array:
         integers = np.stack([integers & 15, integers >> 4], axis=-1).reshape(*integers.shape[:2], -1)
     values = (integers.astype(np.float32) - np.float32(1 << (bits - 1))) * scales[..., None]
     found: Array = values.reshape(len(weight), -1)[:, : weight.shape[1]]
+    return found
+
+
+def rounded_inputs(_: str, rows: Array) -> Array:
+    """What MatMulNBits computes with in the place of a module's input rows (N, K): blocks of 8 bits."""
+    blocks = _blocks(rows, BLOCK)
+    steps = np.maximum(np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127), TINY)
+    found: Array = (np.rint(blocks / steps) * steps).reshape(len(rows), -1)[:, : rows.shape[1]]
     return found
 
 

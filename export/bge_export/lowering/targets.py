@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from bge_export.compare import Limits
@@ -40,7 +39,7 @@ ENCODER_TARGETS = {
         layout="equal",
         lowering=cpu_int8.lowering,
         calibrates=True,
-        limits=Limits(measure="1 - cosine", vectors=0.01, sparse=0.05),
+        limits=Limits(measure="1 - cosine", vectors=0.002, sparse=0.05),
         bytes_per_weight=1.1,
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
@@ -59,7 +58,7 @@ def _nbits(bits: int, *, bytes_per_weight: float) -> Target:
     return Target(
         provider="CPUExecutionProvider",
         layout="equal",
-        lowering=lambda *_: Lowering(cpu_nbits.swaps(bits), partial(cpu_nbits.rounded, bits=bits)),
+        lowering=lambda *_: cpu_nbits.lowering(bits),
         limits=Limits(measure="1 - cosine", vectors=0.03),
         bytes_per_weight=bytes_per_weight,
     )

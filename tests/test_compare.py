@@ -1,0 +1,58 @@
+"""The check in a process of its own: what it imports, and how its failures are told."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bge_export import compare
+from bge_export.compare import Expected, Heads, Limits, compare_apart
+from bge_onnx import BundleError
+
+IDS = [np.array([101, 200, 102])]
+
+
+@pytest.fixture
+def expected(tiny):
+    """The tiny bundle's own vector of one text."""
+    return Expected(IDS, (), Heads(tiny.embed_token_ids(IDS).dense, None, None), "itself")
+
+
+def test_it_holds_no_pytorch():
+    """The process that loads the bundle imports what a user of the runtime has, and nothing that takes its memory."""
+    code = "import sys, bge_export.compare; assert not {'torch', 'transformers', 'onnx_ir'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_it_gives_what_compare_gives(tiny, expected):
+    found = compare_apart(tiny.bundle.folder, expected, Limits())
+    assert found == compare.compare(tiny, expected, Limits())
+    assert found.passed
+
+
+def test_errors_come_back(tmp_path, expected):
+    """A folder that is no bundle is the error that it is here."""
+    with pytest.raises(BundleError, match="expected a bundle"):
+        compare_apart(tmp_path, expected, Limits())
+
+
+def test_onnxruntimes_errors_come_back(tiny, expected):
+    """Ids outside the word table are no bundle's fault, but an error with ONNX Runtime's words all the same."""
+    wrong = Expected([np.array([0])], (), Heads(np.zeros((2, 7), dtype=np.float32), None, None), "")
+    with pytest.raises(BundleError, match="expected the bundle to run, found ValueError"):
+        compare_apart(tiny.bundle.folder, wrong, Limits())
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 3", 3), ("kill -9 $$", -9)])
+def test_a_process_that_dies(tiny, expected, tmp_path, monkeypatch, script, code):
+    """A process that is killed, as the kernel does when memory ends, is an error that says so."""
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{script}\n")
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(BundleError, match=rf"ended with {code}\.\n    -9 means that memory"):
+        compare_apart(tiny.bundle.folder, expected, Limits())
