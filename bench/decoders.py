@@ -186,7 +186,7 @@ def table(record: dict[str, Any]) -> str:
             f"{row['open_seconds']:.1f}",
             f"{row['first_seconds']:.1f}",
             f"{row['peak_mib']:.0f}",
-            f"{row['cosine_to_whole']:.5f}",
+            f"{row['cosine_to_whole']:.5f}" if "cosine_to_whole" in row else "",
         ]
         for row in record["rows"]
     ]
@@ -198,7 +198,10 @@ def table(record: dict[str, Any]) -> str:
     ]
     about = record["machine"]
     family, number = about["family_model"]
-    where = f"{about['cpu']} (family {family}, model {number}; {', '.join(about['isa'])}), {about['date']}."
+    where = (
+        f"{about['cpu']} (family {family}, model {number}; {', '.join(about['isa'])}), {about['threads']} cores, "
+        f"{about['date']}, commit {about['commit']}; onnxruntime {about['versions']['onnxruntime']}."
+    )
     rows_table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
     return "\n".join([rows_table, "", *exports, "", where])
 
