@@ -266,8 +266,10 @@ def model_table(model: dict[str, Any]) -> list[str]:
             system: f"{statistics.median(model['startup_seconds'][system]):.2f}" for system in order
         },
         "largest difference from PyTorch (dense)": {system: f"{model['max_error'][system]:.1e}" for system in order},
-        "least cosine to PyTorch (dense)": {system: f"{model['least_cosine'][system]:.5f}" for system in order},
     }
+    if "least_cosine" in model:
+        least = model["least_cosine"]
+        facts["least cosine to PyTorch (dense)"] = {system: f"{least[system]:.5f}" for system in order}
     if model.get("long"):
         facts["one text of 8192 tokens in a process of its own, seconds and peak MiB"] = {
             system: f"{found['seconds'] or float('nan'):.0f} s, {found['peak_mib']:.0f}"
@@ -275,7 +277,8 @@ def model_table(model: dict[str, Any]) -> list[str]:
         }
     bullets = [f"- {fact}: {'; '.join(f'{key} {value}' for key, value in by.items())}" for fact, by in facts.items()]
     exports = [
-        f"- export for {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB, {found['size_mb']:.0f} MB"
+        f"- export for {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB"
+        + (f", {found['size_mb']:.0f} MB" if "size_mb" in found else "")
         for target, found in model["export"].items()
     ]
     return [
