@@ -7,15 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
-from bge_export import calibrate, gptq
+from bge_export import calibrate, gptq, int8
 from bge_export.checkpoint import Options, Recipe
 from bge_export.export import check_bundle, export
-from bge_export.lowering import cpu_int8
 from bge_export.request import Request
 from bge_onnx import CheckpointError, InputError
 from tiny import read_weights, store_weights, write_checkpoint
 
-LEVELS = cpu_int8.CALIBRATED
+LEVELS = int8.CALIBRATED
 RECIPE = Recipe(pooling="mean", normalize=True, max_tokens=512, prompts={}, lower_cased=False)
 
 
@@ -40,7 +39,7 @@ def test_it_errs_less_on_such_inputs(width):
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((500, width)) @ rng.standard_normal((width, width))).astype(np.float32)
     weight = rng.standard_normal((40, width)).astype(np.float32)
-    plain, scales = cpu_int8.quantize(weight, LEVELS.pair)
+    plain, scales = int8.quantize(weight, LEVELS.pair)
     found = gptq.round_with(weight, rows.T @ rows, scales, largest=127, pair=LEVELS.pair)
 
     def error(integers):

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_export import calibrate, check, compare, random_checkpoint
+from bge_export import calibrate, check, compare, int8, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.export import check_bundle, export, recipe_of
 from bge_export.lowering import cpu_int8
@@ -24,7 +24,7 @@ from bge_onnx import CheckpointError, Embedder, InputError
 from tiny import M3_CONFIG, read_weights, store_weights, write_checkpoint
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
-LEVELS = cpu_int8.PLAIN
+LEVELS = int8.PLAIN
 ALL = ("dense", "sparse", "colbert")
 
 
@@ -40,7 +40,7 @@ def levels_bundle(request, checkpoint, tmp_path_factory):
     texts = calibrate.RANDOM_IDS if request.param == "calibrated" else None
     options = Options(pooling="mean")
     wanted = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, calibration=texts, options=options)
-    levels = cpu_int8.CALIBRATED if texts else cpu_int8.PLAIN
+    levels = int8.CALIBRATED if texts else int8.PLAIN
     return levels, export(wanted, tmp_path_factory.mktemp("bundle") / "tiny").folder
 
 
@@ -64,14 +64,14 @@ def m3(tmp_path_factory):
 def test_the_rotation_is_its_own_inverse(size):
     """Rotating twice gives the rows back, and lengths stay."""
     rows = np.random.default_rng(size).standard_normal((5, 256)).astype(np.float32)
-    rotated = cpu_int8.rotate(rows, size)
-    np.testing.assert_allclose(cpu_int8.rotate(rotated, size), rows, atol=1e-5)
+    rotated = int8.rotate(rows, size)
+    np.testing.assert_allclose(int8.rotate(rotated, size), rows, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(rotated, axis=1), np.linalg.norm(rows, axis=1), rtol=1e-5)
 
 
 def test_no_power_of_two_is_no_rotation():
     with pytest.raises(ValueError, match="expected a power of two, found 48"):
-        cpu_int8.hadamard(48)
+        int8.hadamard(48)
 
 
 def pair_sums(integers):
@@ -90,7 +90,7 @@ def test_weights_stay_within_the_budget(seed, kind):
         "heavy": lambda: rng.standard_t(2, (7, 64)),
         "extreme": lambda: rng.choice([-1.0, 1.0, 0.0], (7, 64)),
     }[kind]().astype(np.float32)
-    integers, scales = cpu_int8.quantize(weight, LEVELS.pair)
+    integers, scales = int8.quantize(weight, LEVELS.pair)
     assert np.abs(integers.astype(int)).max() <= 127
     assert pair_sums(integers).max() * (LEVELS.rows + LEVELS.zero) <= np.iinfo(np.int16).max
     free = pair_sums(integers) < LEVELS.pair - 1
@@ -99,7 +99,7 @@ def test_weights_stay_within_the_budget(seed, kind):
 
 
 def test_a_row_of_zeros_is_zeros():
-    integers, scales = cpu_int8.quantize(np.zeros((2, 64), dtype=np.float32), LEVELS.pair)
+    integers, scales = int8.quantize(np.zeros((2, 64), dtype=np.float32), LEVELS.pair)
     assert not integers.any()
     assert np.isfinite(scales).all()
 

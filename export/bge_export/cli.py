@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 import click
 
 from bge_export.catalog import ENTRIES
+from bge_export.evaluate_command import evaluate
 from bge_onnx.cli import run_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from bge_export.evaluate import Scores
     from bge_onnx.bundle import Parity
 
 HEAD_NAMES = ("dense", "sparse", "colbert")
@@ -241,73 +239,7 @@ def check(
     sys.exit(0 if parity.passed else 1)
 
 
-@cli.command()
-@click.argument("bundle")
-@click.option("--task", required=True, help="stsb, scifact, a folder in BEIR's form, or a file of sentence pairs.")
-@click.option(
-    "--data", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Holds eval-stsb/ and eval-scifact/."
-)
-@click.option(
-    "--checkpoint",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Score float32 PyTorch too, and compare.",
-)
-@click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def evaluate(
-    bundle: str, task: str, data: Path | None, checkpoint: Path | None, threads: int | None, *, as_json: bool
-) -> None:
-    """Score a bundle on real data: Spearman for sentence pairs, nDCG@10 and recall@100 for retrieval.
-
-    With --checkpoint also how close its vectors and rankings are to float32 PyTorch's; `bge info` prints that then.
-
-    The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the
-    Hub.
-
-    \b
-    Examples:
-      bge-export evaluate bge-small --task stsb
-      bge-export evaluate my-bundle --task ./my-beir-folder --checkpoint ./my-model --json
-    """
-    from bge_export import evaluate as scoring
-    from bge_export.bundle_writer import record_quality
-    from bge_export.export import recipe_of, require_same_weights
-    from bge_export.tasks import open_task
-    from bge_onnx import Embedder
-
-    opened = open_task(task, data)
-    embedder = Embedder.open(bundle, threads=threads)
-    prompts = embedder.bundle.prompts
-    wanted, close = None, {}
-    if checkpoint is not None:
-        require_same_weights(embedder.bundle, checkpoint)
-        progress = sys.stderr.isatty()
-        system = scoring.reference_system(checkpoint, recipe_of(embedder.bundle), progress=progress)
-        wanted = scoring.evaluate(opened, system, prompts)
-    candidates = wanted.best if wanted else None
-    scores = scoring.evaluate(opened, scoring.bundle_system(embedder), prompts, candidates=candidates)
-    if wanted:
-        close = scoring.fidelity(scores, wanted)
-    _print_scores(opened.name, scores, wanted, close, as_json=as_json)
-    if wanted and Path(bundle).is_dir():  # not in the Hub's cache
-        reference = {f"reference_{name}": value for name, value in wanted.values.items()}
-        record_quality(Path(bundle), opened.name, {**scores.values, **reference, **close})
-
-
-def _print_scores(
-    task: str, scores: Scores, wanted: Scores | None, close: Mapping[str, float], *, as_json: bool
-) -> None:
-    if as_json:
-        record = {"task": task, "metric": scores.metric, "score": scores.score}
-        record |= {"reference_score": wanted.score if wanted else None, "texts": scores.texts}
-        record |= {"all": dict(scores.values), "reference_all": dict(wanted.values) if wanted else None}
-        click.echo(json.dumps({**record, "fidelity": close or None}))
-        return
-    for metric, value in scores.values.items():
-        beside = f"   PyTorch {wanted.values[metric]:.5f}" if wanted and metric in wanted.values else ""
-        click.echo(f"{task}   {metric}   {value:.5f}{beside}   {scores.texts} texts")
-    for name, value in close.items():
-        click.echo(f"{task}   {name}   {value:.5f}")
+cli.add_command(evaluate)
 
 
 def _report(parity: Parity) -> None:

@@ -253,7 +253,7 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
     return Bundle(
         folder=Path(),
         format_version=FORMAT_VERSION,
-        name=f"{request.model.rsplit('/', 1)[-1]}-{request.target}",
+        name=_name(request),
         model=entry.repository if entry else request.model,
         model_type=model_type,
         licence=entry.licence if entry else None,
@@ -282,6 +282,13 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
         parity=None,
         quality={},
     )
+
+
+def _name(request: Request) -> str:
+    """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
+    parts = [request.model.rsplit("/", 1)[-1], request.target]
+    parts += [request.weights] if request.weights != "fp32" else []
+    return "-".join([*parts, *(["calibrated"] if request.calibration else [])])
 
 
 def _require(parity: Parity, out: Path) -> None:
