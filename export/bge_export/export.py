@@ -286,9 +286,8 @@ def _describe(request: Request, model_type: str, source: Source, recipe: Recipe)
 
 def _name(request: Request) -> str:
     """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
-    parts = [request.model.rsplit("/", 1)[-1], request.target]
-    parts += [request.weights] if request.weights != "fp32" else []
-    return "-".join([*parts, *(["calibrated"] if request.calibration else [])])
+    special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * (request.calibration is not None)
+    return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])
 
 
 def _require(parity: Parity, out: Path) -> None:
