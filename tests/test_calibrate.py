@@ -14,7 +14,6 @@ from bge_export.request import Request
 from bge_onnx import CheckpointError, InputError
 from tiny import read_weights, store_weights, write_checkpoint
 
-LEVELS = int8.CALIBRATED
 RECIPE = Recipe(pooling="mean", normalize=True, max_tokens=512, prompts={}, lower_cased=False)
 
 
@@ -39,8 +38,8 @@ def test_it_errs_less_on_such_inputs(width):
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((500, width)) @ rng.standard_normal((width, width))).astype(np.float32)
     weight = rng.standard_normal((40, width)).astype(np.float32)
-    plain, scales = int8.quantize(weight, LEVELS.pair)
-    found = gptq.round_with(weight, rows.T @ rows, scales, largest=127, pair=LEVELS.pair)
+    plain, scales = int8.quantize(weight)
+    found = gptq.round_with(weight, rows.T @ rows, scales, largest=127, pair=int8.PAIR)
 
     def error(integers):
         return np.square(rows @ (integers * scales[:, None] - weight).T).sum()
@@ -48,7 +47,7 @@ def test_it_errs_less_on_such_inputs(width):
     assert error(found) < 0.7 * error(plain)
     pairs = found.astype(int).reshape(40, -1, 2)
     same_sign = pairs.prod(axis=2) > 0
-    assert (np.abs(pairs.sum(axis=2))[same_sign] <= LEVELS.pair).all()
+    assert (np.abs(pairs.sum(axis=2))[same_sign] <= int8.PAIR).all()
     assert np.abs(found.astype(int)).max() <= 127
 
 

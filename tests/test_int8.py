@@ -24,7 +24,6 @@ from bge_onnx import CheckpointError, Embedder, InputError
 from tiny import M3_CONFIG, read_weights, store_weights, write_checkpoint
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}
-LEVELS = int8.PLAIN
 ALL = ("dense", "sparse", "colbert")
 
 
@@ -35,13 +34,12 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["plain", "calibrated"])
-def levels_bundle(request, checkpoint, tmp_path_factory):
-    """How finely it is rounded, and the checkpoint for cpu-int8, with and without calibration."""
+def either_bundle(request, checkpoint, tmp_path_factory):
+    """The checkpoint for cpu-int8, with and without calibration."""
     texts = calibrate.RANDOM_IDS if request.param == "calibrated" else None
     options = Options(pooling="mean")
     wanted = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, calibration=texts, options=options)
-    levels = int8.CALIBRATED if texts else int8.PLAIN
-    return levels, export(wanted, tmp_path_factory.mktemp("bundle") / "tiny").folder
+    return export(wanted, tmp_path_factory.mktemp("bundle") / "tiny").folder
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +88,16 @@ def test_weights_stay_within_the_budget(seed, kind):
         "heavy": lambda: rng.standard_t(2, (7, 64)),
         "extreme": lambda: rng.choice([-1.0, 1.0, 0.0], (7, 64)),
     }[kind]().astype(np.float32)
-    integers, scales = int8.quantize(weight, LEVELS.pair)
+    integers, scales = int8.quantize(weight)
     assert np.abs(integers.astype(int)).max() <= 127
-    assert pair_sums(integers).max() * (LEVELS.rows + LEVELS.zero) <= np.iinfo(np.int16).max
-    free = pair_sums(integers) < LEVELS.pair - 1
+    assert pair_sums(integers).max() * (int8.LEVELS + int8.ZERO) <= np.iinfo(np.int16).max
+    free = pair_sums(integers) < int8.PAIR - 1
     errors = np.abs(integers * scales[:, None] - weight).reshape(7, -1, 2).max(axis=2)
     assert (errors <= scales[:, None] * 0.5001)[free].all()
 
 
 def test_a_row_of_zeros_is_zeros():
-    integers, scales = int8.quantize(np.zeros((2, 64), dtype=np.float32), LEVELS.pair)
+    integers, scales = int8.quantize(np.zeros((2, 64), dtype=np.float32))
     assert not integers.any()
     assert np.isfinite(scales).all()
 
@@ -121,44 +119,47 @@ def products(folder, ids):
     ]
 
 
-def test_products_are_those_of_integers(levels_bundle):
+def test_products_are_those_of_integers(either_bundle):
     """Every product of the graph equals numpy's on the same bytes and weights, to the last bit. Two products of
     neighbours fit into 16 bits, where AVX2 without VNNI adds them, on this text and on any.
     """
-    levels, folder = levels_bundle
-    found = products(folder, np.random.default_rng(0).integers(104, 400, (2, 33)))
+    found = products(either_bundle, np.random.default_rng(0).integers(104, 400, (2, 33)))
     assert len(found) == 12
-    largest = levels.rows + levels.zero
+    largest = int8.LEVELS + int8.ZERO
     for bytes_, weight, scales, result in found:
         assert pair_sums(weight.T).max() * largest <= np.iinfo(np.int16).max
         assert bytes_.min() >= 1
-        assert levels.zero < bytes_.max() <= largest
+        assert int8.ZERO < bytes_.max() <= largest
         rows, columns = bytes_.reshape(-1, len(weight)).astype(np.int32), weight.astype(np.int32)
         for row in rows[:8]:
             pairs = (row[:, None] * columns).reshape(len(columns) // 2, 2, -1).sum(axis=1)
             assert np.abs(pairs).max() <= np.iinfo(np.int16).max
-        exact = (bytes_.astype(np.int64) - levels.zero) @ weight.astype(np.int64)
+        exact = (bytes_.astype(np.int64) - int8.ZERO) @ weight.astype(np.int64)
         np.testing.assert_array_equal(result, exact.astype(np.float32) * scales)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_pairs_do_not_saturate(sign):
     """Pairs at the budget against the largest byte, alone and between opposite ones, give numpy's integers."""
-    weight = np.tile(np.array([[91, 90], [127, 54], [127, -127], [54, 127]], dtype=np.int8) * sign, (16, 8)).T
-    bytes_ = np.full((5, len(weight)), LEVELS.rows + LEVELS.zero, dtype=np.uint8)
+    weight = np.tile(np.array([[75, 74], [127, 22], [127, -127], [22, 127]], dtype=np.int8) * sign, (16, 8)).T
+    bytes_ = np.full((5, len(weight)), int8.LEVELS + int8.ZERO, dtype=np.uint8)
     bytes_[1::2, ::3] = 1
+    zero = np.array(int8.ZERO, dtype=np.uint8)
     node = onnx.helper.make_node("MatMulInteger", ["a", "b", "z"], ["y"])
     graph = onnx.helper.make_graph(
         [node],
         "product",
         [onnx.helper.make_tensor_value_info("a", onnx.TensorProto.UINT8, list(bytes_.shape))],
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)],
-        [onnx.numpy_helper.from_array(weight, "b"), onnx.numpy_helper.from_array(np.array(91, dtype=np.uint8), "z")],
+        [
+            onnx.numpy_helper.from_array(weight, "b"),
+            onnx.numpy_helper.from_array(np.array(int8.ZERO, dtype=np.uint8), "z"),
+        ],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"a": bytes_})
-    np.testing.assert_array_equal(found, (bytes_.astype(int) - 91) @ weight.astype(int))
+    np.testing.assert_array_equal(found, (bytes_.astype(int) - int8.ZERO) @ weight.astype(int))
 
 
 @settings(max_examples=20, deadline=None)
@@ -282,4 +283,4 @@ def test_rows_of_zeros(tmp_path):
     bundle = export(request, tmp_path / "bundle")
     assert bundle.parity.heads["dense"].max_error < 1e-3
     found = products(bundle.folder, np.array([[101, 200, 102]]))
-    assert any((bytes_ == LEVELS.zero).all() for bytes_, *_ in found)
+    assert any((bytes_ == int8.ZERO).all() for bytes_, *_ in found)

@@ -5,8 +5,8 @@ scale for each row, so that a text's vector depends on no other text. The weight
 rounded with a scale for each output. Inside attention the rotation is folded into the weights before and after it:
 https://arxiv.org/abs/2404.00456 (QuaRot). Word embeddings are rounded in blocks, as the decoders' are.
 
-`Levels` keeps every sum of two products within 16 bits, as AVX2 computes them: on all CPUs the same bytes give the same
-integers.
+`int8.PAIR` keeps every sum of two products within 16 bits, as AVX2 computes them: the same bytes give the same integers
+on all CPUs.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 
 from bge_export.gptq import Hessians, round_with
 from bge_export.int8 import (
-    CALIBRATED,
     LARGEST,
-    PLAIN,
+    LEVELS,
+    PAIR,
     TINY,
     WORD_TABLE,
+    ZERO,
     Integers,
-    Levels,
     Linear,
     Sizes,
     check_sizes,
@@ -49,7 +49,6 @@ class Quantizer:
     def __init__(self, config: Sizes, hessians: Hessians | None) -> None:
         check_sizes(config)
         self.config, self.hessians = config, dict(hessians or {})
-        self.levels = CALIBRATED if hessians else PLAIN
         self._calibrated: dict[str, tuple[Integers, Array]] = {}  # takes minutes, and is needed twice
 
     def quantize(self, module: str, linear: Linear, weight: Array) -> tuple[Integers, Array]:
@@ -57,11 +56,11 @@ class Quantizer:
         if module in self._calibrated:
             return self._calibrated[module]
         rotated = linear.rotate(weight)
-        integers, scales = quantize(rotated, self.levels.pair)
+        integers, scales = quantize(rotated)
         if module in self.hessians:
             half = rotate(self.hessians.pop(module), linear.inputs)
             hessian = rotate(half.T, linear.inputs)
-            integers = round_with(rotated, hessian, scales, largest=LARGEST, pair=self.levels.pair)
+            integers = round_with(rotated, hessian, scales, largest=LARGEST, pair=PAIR)
             self._calibrated[module] = integers, scales
         return integers, scales
 
@@ -82,7 +81,7 @@ class Quantizer:
         if linear is None:
             return rows
         rotated = rotate(rows, linear.inputs)
-        steps = np.maximum(np.abs(rotated).max(axis=1, keepdims=True) / np.float32(self.levels.rows), TINY)
+        steps = np.maximum(np.abs(rotated).max(axis=1, keepdims=True) / np.float32(LEVELS), TINY)
         return rotate(np.rint(rotated / steps) * steps, linear.inputs)
 
     def swap_linear(self, call: ir.Node) -> ir.Node:
@@ -95,11 +94,11 @@ class Quantizer:
         assert x
         assert matrix
         online = 0 if module.endswith(".attention.output.dense") else linear.inputs
-        integers, scale = _rows(call, x, online, self.levels)
+        integers, scale = _rows(call, x, online)
         weights, scales = _weights(call, matrix, lambda weight: self.quantize(module, linear, weight))
         if linear.outputs:
             bias = _rotated_bias(call, linear, bias)
-        zero = _constant(call, "zero", np.array(self.levels.zero, dtype=np.uint8))
+        zero = _constant(call, "zero", np.array(ZERO, dtype=np.uint8))
         return ir.node("int8_linear", [integers, scale, weights, scales, zero, bias], domain=call.domain)
 
 
@@ -110,17 +109,17 @@ def lowering(config: Sizes, hessians: Hessians | None) -> Lowering:
     return Lowering(swaps, quantizer.rounded, quantizer.rounded_inputs)
 
 
-def _rows(call: ir.Node, x: ir.Value, rotated: int, levels: Levels) -> tuple[ir.Value, ir.Value]:
+def _rows(call: ir.Node, x: ir.Value, rotated: int) -> tuple[ir.Value, ir.Value]:
     """Bytes and scales of `x`, made once for all layers that read it."""
     if rotated:
         matrix = _constant(call, f"hadamard.{rotated}", hadamard(rotated))
         done = [user for user, _ in x.uses() if user.op_type == "rotate_blocks" and user.inputs[1] is matrix]
         rows = done[0].outputs[0] if done else _insert(call, "rotate_blocks", [x, matrix], {}, 1)[0]
-        return _rows(call, rows, 0, levels)
+        return _rows(call, rows, 0)
     for user, _ in x.uses():
         if user.op_type == "int8_rows":
             return user.outputs[0], user.outputs[1]
-    attributes = {"levels": levels.rows, "zero": levels.zero}
+    attributes = {"levels": LEVELS, "zero": ZERO}
     bytes_, scale = _insert(call, "int8_rows", [x], attributes, 2)
     return bytes_, scale
 
