@@ -153,7 +153,7 @@ def test_the_largest_pairs_do_not_saturate(sign):
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, None)],
         [
             onnx.numpy_helper.from_array(weight, "b"),
-            onnx.numpy_helper.from_array(np.array(int8.ZERO, dtype=np.uint8), "z"),
+            onnx.numpy_helper.from_array(zero, "z"),
         ],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
