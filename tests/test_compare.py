@@ -40,8 +40,8 @@ def test_errors_come_back(tmp_path, expected):
         compare_apart(tmp_path, expected, Limits())
 
 
-def test_onnxruntimes_errors_come_back(tiny, expected):
-    """Ids outside the word table are no bundle's fault, but an error with ONNX Runtime's words all the same."""
+def test_all_errors_come_back(tiny, expected):
+    """Whatever else goes wrong in that process is an error that names it."""
     wrong = Expected([np.array([0])], (), Heads(np.zeros((2, 7), dtype=np.float32), None, None), "")
     with pytest.raises(BundleError, match="expected the bundle to run, found ValueError"):
         compare_apart(tiny.bundle.folder, wrong, Limits())

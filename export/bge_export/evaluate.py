@@ -178,10 +178,11 @@ def _retrieval(task: Retrieval, system: System, prompts: Mapping[str, str], cand
     parts = [top_k(similarity(queries[start : start + QUERIES_AT_A_TIME], passages), 100) for start in starts]
     best = np.concatenate(parts)
     values = _ranking_scores(task, best)
-    reranked = _rerank(task, system, best if candidates is None else candidates)
+    places = (best if candidates is None else candidates)[:, :RERANKED]
+    reranked = _rerank(task, system, places)
     for mode, scores in reranked.items():
         order = np.argsort(-scores, axis=1, kind="stable")
-        chosen = np.take_along_axis((best if candidates is None else candidates)[:, :RERANKED], order, axis=1)
+        chosen = np.take_along_axis(places, order, axis=1)
         values[f"{mode}_ndcg_at_10"] = _ranking_scores(task, chosen)["ndcg_at_10"]
     vectors = np.concatenate([passages, queries])
     return Scores(metric="ndcg_at_10", values=values, vectors=vectors, best=best, reranked=reranked)
@@ -198,11 +199,11 @@ def _ranking_scores(task: Retrieval, best: Places) -> dict[str, float]:
     return {"ndcg_at_10": float(np.mean(ndcg)), "recall_at_100": float(np.mean(recall))}
 
 
-def _rerank(task: Retrieval, system: System, candidates: Places) -> dict[str, Vectors]:
+def _rerank(task: Retrieval, system: System, places: Places) -> dict[str, Vectors]:
     """Scores (Q, RERANKED) of each query's candidates by every head."""
     if system.score is None:
         return {}
-    texts, places = list(task.corpus.values()), candidates[:, :RERANKED]
+    texts = list(task.corpus.values())
     pairs = [
         (query, texts[place])
         for query, row in zip(task.queries.values(), places, strict=True)

@@ -12,7 +12,6 @@ on all CPUs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +35,7 @@ from bge_export.int8 import (
     rotate,
 )
 from bge_export.lowering import Lowering, cpu_fp32, cpu_nbits
+from bge_export.lowering.initializers import add, add_together
 from bge_export.ops import MODULE
 from bge_export.weights import Array
 
@@ -49,19 +49,19 @@ class Quantizer:
     def __init__(self, config: Sizes, hessians: Hessians | None) -> None:
         check_sizes(config)
         self.config, self.hessians = config, dict(hessians or {})
-        self._calibrated: dict[str, tuple[Integers, Array]] = {}  # takes minutes, and is needed twice
+        self._done: dict[str, tuple[Integers, Array]] = {}  # for the graph, what the check has rounded before
 
     def quantize(self, module: str, linear: Linear, weight: Array) -> tuple[Integers, Array]:
         """Integers (N, K) and scales (N,) of a module's weight (N, K), rotated."""
-        if module in self._calibrated:
-            return self._calibrated[module]
+        if module in self._done:
+            return self._done[module]
         rotated = linear.rotate(weight)
         integers, scales = quantize(rotated)
         if module in self.hessians:
             half = rotate(self.hessians.pop(module), linear.inputs)
             hessian = rotate(half.T, linear.inputs)
             integers = round_with(rotated, hessian, scales, largest=LARGEST, pair=PAIR)
-            self._calibrated[module] = integers, scales
+        self._done[module] = integers, scales
         return integers, scales
 
     def rounded(self, name: str, weight: Array) -> Array:
@@ -93,8 +93,7 @@ class Quantizer:
         x, matrix, bias = call.inputs
         assert x
         assert matrix
-        online = 0 if module.endswith(".attention.output.dense") else linear.inputs
-        integers, scale = _rows(call, x, online)
+        integers, scale = _rows(call, x, linear.inputs if linear.online else 0)
         weights, scales = _weights(call, matrix, lambda weight: self.quantize(module, linear, weight))
         if linear.outputs:
             bias = _rotated_bias(call, linear, bias)
@@ -144,46 +143,29 @@ def _rotated_bias(call: ir.Node, linear: Linear, bias: ir.Value | None) -> ir.Va
     def rotated() -> ir.TensorProtocol:
         return ir.tensor(rotate(source.numpy()[None], linear.outputs)[0], name=name)
 
-    return _initializer(call, ir.LazyTensor(rotated, source.dtype, ir.Shape(source.shape.numpy()), name=name))
+    return add(call, ir.LazyTensor(rotated, source.dtype, ir.Shape(source.shape.numpy()), name=name))
 
 
 def _constant(call: ir.Node, name: str, array: NDArray[Any]) -> ir.Value:
     """A small weight of the graph, under its name; the same value each time."""
     assert call.graph is not None
     found = call.graph.initializers.get(name)
-    return found or _initializer(call, ir.tensor(array, name=name))
-
-
-def _initializer(call: ir.Node, tensor: ir.TensorProtocol) -> ir.Value:
-    assert call.graph is not None
-    value = ir.Value(
-        name=tensor.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(tensor.shape.numpy()), const_value=tensor
-    )
-    call.graph.register_initializer(value)
-    return value
+    return found or add(call, ir.tensor(array, name=name))
 
 
 def _weights(
     call: ir.Node, matrix: ir.Value, quantized: Callable[[Array], tuple[Integers, Array]]
 ) -> tuple[ir.Value, ir.Value]:
-    """Integers (K, N) and scales (N,) of a matrix (K, N); read and rounded when the first of them is written."""
+    """Integers (K, N) and scales (N,) of a matrix (K, N)."""
     assert matrix.const_value
     assert matrix.shape
     source, name = matrix.const_value, matrix.name
     inputs, outputs = matrix.shape.numpy()
-    once: dict[str, tuple[Integers, Array]] = {}
 
-    def take(part: int) -> ir.TensorProtocol:
-        if not once:
-            once[""] = quantized(source.numpy().T)
-        array = once[""][part]
-        if part == 1:  # written last
-            once.clear()
-        return ir.tensor(np.ascontiguousarray(array.T))
+    def compute() -> tuple[Integers, Array]:
+        integers, scales = quantized(source.numpy().T)
+        return np.ascontiguousarray(integers.T), scales
 
     parts = ((f"{name}.q8", ir.DataType.INT8, (inputs, outputs)), (f"{name}.scales", ir.DataType.FLOAT, (outputs,)))
-    values = [
-        _initializer(call, ir.LazyTensor(partial(take, part), dtype, ir.Shape(shape), name=title))
-        for part, (title, dtype, shape) in enumerate(parts)
-    ]
-    return values[0], values[1]
+    integers, scales = add_together(call, parts, compute)
+    return integers, scales

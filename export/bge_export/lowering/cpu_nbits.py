@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bge_export.lowering import Lowering, cpu_fp32
+from bge_export.lowering.initializers import add_together
 from bge_export.weights import Array, LazyRows
 
 BLOCK = 64
@@ -139,30 +140,17 @@ def _initializers(call: ir.Node, matrix: LazyRows, bits: int, *, flat: bool = Fa
     block_bytes = block * bits // 8
     packed_shape = (count, width) if flat else (count, blocks, block_bytes)
 
-    def rows_from(start: int) -> Array:
-        return matrix.rows(start, min(count, start + CHUNK_ROWS))
-
-    def integers() -> ir.TensorProtocol:
-        found = np.empty((count, blocks, block_bytes), dtype=np.uint8)
+    def compute() -> tuple[Packed, Array]:
+        integers = np.empty((count, blocks, block_bytes), dtype=np.uint8)
+        scales = np.empty((count, blocks), dtype=np.float32)
         for start in range(0, count, CHUNK_ROWS):
-            found[start : start + CHUNK_ROWS] = quantize(rows_from(start), bits, block)[0]
-        whole = found.reshape(count, -1)[:, :width] if flat else found
-        return ir.tensor(np.ascontiguousarray(whole), name=f"{matrix.name}.q{bits}")
+            some = slice(start, min(count, start + CHUNK_ROWS))
+            integers[some], scales[some] = quantize(matrix.rows(some.start, some.stop), bits, block)
+        return np.ascontiguousarray(integers.reshape(count, -1)[:, :width]) if flat else integers, scales
 
-    def scales() -> ir.TensorProtocol:
-        found = np.empty((count, blocks), dtype=np.float32)
-        for start in range(0, count, CHUNK_ROWS):
-            found[start : start + CHUNK_ROWS] = _scales(_blocks(rows_from(start), block), bits)
-        return ir.tensor(found, name=f"{matrix.name}.scales")
-
-    assert call.graph is not None
-    values = []
-    for name, dtype, shape, compute in (
-        (f"{matrix.name}.q{bits}", ir.DataType.UINT8, packed_shape, integers),
-        (f"{matrix.name}.scales", ir.DataType.FLOAT, (count, blocks), scales),
-    ):
-        tensor = ir.LazyTensor(compute, dtype, ir.Shape(shape), name=name)
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), const_value=tensor)
-        call.graph.register_initializer(value)
-        values.append(value)
-    return values[0], values[1]
+    parts = (
+        (f"{matrix.name}.q{bits}", ir.DataType.UINT8, packed_shape),
+        (f"{matrix.name}.scales", ir.DataType.FLOAT, (count, blocks)),
+    )
+    packed, scales = add_together(call, parts, compute)
+    return packed, scales

@@ -1,0 +1,126 @@
+"""What the benchmarks share: the machine, a command's peak memory, results files and their tables."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import platform
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bge_onnx.threads import available_threads
+
+
+def timed(command: Sequence[str]) -> dict[str, Any]:
+    """Run a command; its output, seconds, and peak memory as /usr/bin/time reports it. Its exit status is in `code`."""
+    with tempfile.NamedTemporaryFile("r") as report:
+        start = time.perf_counter()
+        full = ["/usr/bin/time", "-f", "%M", "-o", report.name, *command]
+        done = subprocess.run(full, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        seconds = time.perf_counter() - start
+        return {
+            "code": done.returncode,
+            "stdout": done.stdout,
+            "seconds": seconds,
+            "peak_mib": int(report.read().split()[-1]) / 1024,
+        }
+
+
+def export(model: str, target: str, checkpoint: Path, out: Path) -> dict[str, Any]:
+    """Export a bundle to `out`; seconds, peak memory, size and parity. Raises SystemExit: it failed."""
+    command = ["bge-export", "run", model, "--target", target, "--checkpoint", str(checkpoint), "--out", str(out)]
+    found = timed(command)
+    if found["code"]:
+        raise SystemExit(f"{' '.join(command)} ended with {found['code']}")
+    record = json.loads((out / "bundle.json").read_text())
+    return {
+        "seconds": found["seconds"],
+        "peak_mib": found["peak_mib"],
+        "size_mb": sum(file["size_bytes"] for file in record["files"].values()) / 1e6,
+        "parity": {**record["parity"]["heads"]["dense"], "reference": record["parity"]["reference"]},
+    }
+
+
+def export_line(target: str, found: dict[str, Any]) -> str:
+    """An export in a table's footnote; results of before have no size or parity."""
+    size = f", {found['size_mb']:.0f} MB" if "size_mb" in found else ""
+    parity = found.get("parity")
+    error = f"; largest error {parity['max_error']:.1e} of {parity['limit']:.1e}" if parity else ""
+    return f"- export for {target}: {found['seconds']:.0f} s, peak {found['peak_mib']:.0f} MiB{size}{error}"
+
+
+def machine() -> dict[str, Any]:
+    cpu = next(
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    flags = Path("/proc/cpuinfo").read_text()
+    names = ("bge-onnx", "onnxruntime", "torch", "transformers", "sentence-transformers", "numpy")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {
+        "cpu": cpu,
+        "family_model": [
+            next(line.split(":")[1].strip() for line in flags.splitlines() if line.startswith(key))
+            for key in ("cpu family", "model\t")
+        ],
+        "isa": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f" {flag}" in flags],
+        "threads": available_threads(),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+        "commit": commit,
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+    }
+
+
+def machine_line(about: dict[str, Any]) -> str:
+    """The machine and what ran on it, under a table."""
+    family, number = about["family_model"]
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    return (
+        f"{about['cpu']} (family {family}, model {number}; {', '.join(about['isa'])}), {about['threads']} cores, "
+        f"{about['date']}, commit {about['commit']}; {versions}, Python {about['python']}."
+    )
+
+
+def main(
+    parser: argparse.ArgumentParser,
+    run: Callable[[argparse.Namespace, Path], dict[str, Any]],
+    table: Callable[[dict[str, Any]], str],
+    *,
+    needs: Sequence[str],
+) -> None:
+    """Run a benchmark and keep its results, or print the table of a results file.
+
+    run    of the arguments and a folder for what it writes
+    needs  the names of arguments that a run needs
+    """
+    parser.add_argument("--folder", type=Path, help="keep what is made here, and use what is there")
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
+    arguments = parser.parse_args()
+    if arguments.file:
+        print(table(json.loads(arguments.file.read_text())))
+        return
+    missing = [f"--{name}" for name in needs if not getattr(arguments, name)]
+    if missing:
+        parser.error(f"{', '.join(missing)} needed")
+    with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
+        record = {"machine": machine(), **run(arguments, arguments.folder or Path(temporary))}
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(record))
+
+
+def new_parser(description: str | None) -> argparse.ArgumentParser:
+    """A parser that prints a module's docstring as it is."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
