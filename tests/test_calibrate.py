@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bge_export import calibrate, gptq, int8
+from bge_export import calibrate, checkpoint_tokenizer, gptq, int8, reference
 from bge_export.checkpoint import Options, Recipe
 from bge_export.export import check_bundle, export
 from bge_export.request import Request
@@ -59,7 +59,7 @@ def test_independent_inputs_round_to_the_nearest():
 
 
 def test_hessians_are_those_of_every_linear_module(checkpoint, texts):
-    """X'X by module, symmetric; query, key and value share theirs; padding does not count."""
+    """X'X by module, symmetric; query, key and value share theirs."""
     found = calibrate.hessians(checkpoint, RECIPE, calibrate.read(str(texts)))
     assert len(found) == 12
     for matrix in found.values():
@@ -67,10 +67,17 @@ def test_hessians_are_those_of_every_linear_module(checkpoint, texts):
     module = "encoder.layer.1.attention.self."
     assert found[f"{module}key"] is found[f"{module}query"]
     assert found["encoder.layer.0.output.dense"].shape == (128, 128)
-    # LayerNorm's rows have mean square 1 before their scale, so the trace tells how many rows were counted
-    one = calibrate.hessians(checkpoint, RECIPE, calibrate.RANDOM_IDS)
+
+
+@pytest.mark.parametrize("source", ["file", "random"])
+def test_every_token_counts_once(checkpoint, texts, source):
+    """LayerNorm's rows have mean square 1 before their scale, so the trace tells how many were counted: no padding."""
+    given = calibrate.read(str(texts) if source == "file" else "random")
     rows = calibrate.RANDOM_TEXTS * calibrate.RANDOM_TOKENS
-    assert np.trace(one[f"{module}query"]) / (64 * rows) == pytest.approx(1, rel=0.1)
+    if given.texts:
+        rows = sum(map(len, reference.tokenize(checkpoint_tokenizer.load(checkpoint), RECIPE, given.texts)))
+    found = calibrate.hessians(checkpoint, RECIPE, given)["encoder.layer.1.attention.self.query"]
+    assert np.trace(found) / (64 * rows) == pytest.approx(1, rel=0.1)
 
 
 @pytest.mark.parametrize("source", ["file", "random"])

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bge_export import calibrate, check, compare, int8, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.export import check_bundle, export, recipe_of
-from bge_export.lowering import cpu_int8
+from bge_export.lowering import cpu_int8, half
 from bge_export.lowering.targets import ENCODER_TARGETS
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
@@ -250,6 +250,13 @@ def test_heads_in_float32_are_stored_in_half_too(tmp_path, m3_checkpoint):
         model="tiny", target="cpu-fp32", weights="fp16", checkpoint=folder, options=Options(pooling="cls")
     )
     assert export(request, tmp_path / "bundle").parity.passed
+
+
+def test_matrices_alone_are_halved():
+    """A matrix becomes the nearest float16 values, a vector stays as it is."""
+    matrix = np.random.default_rng(0).standard_normal((9, 7)).astype(np.float32)
+    np.testing.assert_array_equal(half.rounded("name", matrix), matrix.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(half.rounded("name", matrix[0]), matrix[0])
 
 
 def test_weights_too_large_for_half(tmp_path):
