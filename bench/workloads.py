@@ -23,7 +23,9 @@ class Workload:
 
 
 def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float, max_tokens: int) -> list[Workload]:
-    """Short queries (4 to 32 tokens), SciFact abstracts, a log-normal mix, and single texts of 16 and 128 tokens.
+    """Short queries (4 to 32 tokens), SciFact abstracts, a log-normal mix, and texts of 128 and 16 tokens.
+
+    Eight of 128 tokens go in one call; "one 128" and "one 16" are single texts.
 
     scale       multiplies the number of texts: less for larger models
     scifact     corpus.jsonl.gz
@@ -45,6 +47,7 @@ def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float, max_tokens: 
         ("queries", texts(rng.integers(4, 33, int(512 * scale)).tolist()), False),
         ("scifact", [passages[row] for row in chosen], False),
         ("mix", texts(lognormal.tolist()), False),
+        ("8x128", texts([128] * 8), False),
         ("one 16", texts([16] * max(8, int(48 * scale))), True),
         ("one 128", texts([128] * max(8, int(48 * scale))), True),
     ]
