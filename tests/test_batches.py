@@ -11,7 +11,7 @@ from bge_onnx import InputError
 from bge_onnx.batches import plan_batches
 
 lengths = st.lists(st.integers(1, 40), max_size=60)
-layouts = st.sampled_from(["equal", "padded"])
+layouts = st.sampled_from(["equal", "padded", "packed"])
 
 
 def ids_of(lengths: list[int]) -> list[np.ndarray]:
@@ -25,8 +25,11 @@ def test_every_text_runs_once_with_its_own_tokens(lengths, budget, layout):
     seen = {}
     for batch in plan_batches(token_ids, budget_tokens=budget, layout=layout, pad_id=0):
         for line, row in enumerate(batch.rows):
-            mask = np.ones(batch.input_ids.shape[1]) if batch.attention_mask is None else batch.attention_mask[line]
             assert int(row) not in seen
+            if batch.packed:
+                seen[int(row)] = batch.input_ids[batch.starts[line] : batch.starts[line + 1]]
+                continue
+            mask = batch.attention_mask[line]
             seen[int(row)] = batch.input_ids[line][mask == 1]
             assert (batch.input_ids[line][mask == 0] == 0).all()
     assert sorted(seen) == list(range(len(lengths)))
@@ -46,16 +49,14 @@ def test_equal_batches_hold_one_length(lengths, budget):
     token_ids = ids_of(lengths)
     for batch in plan_batches(token_ids, budget_tokens=budget, layout="equal", pad_id=0):
         assert {len(token_ids[row]) for row in batch.rows} == {batch.input_ids.shape[1]}
-        assert batch.attention_mask is None
+        assert batch.attention_mask.all()
 
 
 @given(lengths, st.integers(1, 200), layouts)
 def test_longest_first(lengths, budget, layout):
     """Batches come in order of falling length, so that threads finish together."""
-    widths = [
-        batch.input_ids.shape[1]
-        for batch in plan_batches(ids_of(lengths), budget_tokens=budget, layout=layout, pad_id=0)
-    ]
+    batches = plan_batches(ids_of(lengths), budget_tokens=budget, layout=layout, pad_id=0)
+    widths = [int(batch.lengths.max()) for batch in batches]
     assert widths == sorted(widths, reverse=True)
 
 

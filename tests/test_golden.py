@@ -13,6 +13,7 @@ from bge_export import catalog, check
 from bge_export.checkpoint import Options, read_recipe
 from bge_export.compare import Limits, compare
 from bge_export.export import export
+from bge_export.lowering import Lowering
 from bge_export.request import Request
 from bge_onnx import Embedder
 
@@ -51,7 +52,7 @@ def test_minilm_parity_was_recorded(minilm_embedder, minilm):
     parity = minilm_embedder.bundle.parity
     assert parity.heads["dense"].max_error < 2e-6
     recipe = read_recipe(minilm, None, 512, Options())
-    assert compare(minilm_embedder, check.expect(minilm, recipe), Limits()) == parity
+    assert compare(minilm_embedder, check.expect(minilm, recipe, Lowering({})), Limits()) == parity
 
 
 CANONICAL = ("BAAI/bge-small-en-v1.5", "BAAI/bge-small-zh-v1.5", "BAAI/bge-base-en-v1.5")

@@ -87,7 +87,11 @@ def test_folding_is_flagembeddings_loop(data):
     weights = np.array(data.draw(st.lists(st.sampled_from([0, 0.25, 0.5, 1]), min_size=len(ids), max_size=len(ids))))
     ids, weights = ids.reshape(count, tokens), weights.astype(np.float32).reshape(count, tokens)
     rows = np.array(data.draw(st.permutations(range(count))))
-    found = join([fold(rows, ids, weights, unused=[0, 2])], count=count, width=7)
+    found = join(
+        [fold(rows, np.repeat(np.arange(count), tokens), ids.ravel(), weights.ravel(), unused=[0, 2])],
+        count=count,
+        width=7,
+    )
     for row, line, values in zip(rows, ids, weights, strict=True):
         wanted = {}
         for token, weight in zip(line.tolist(), values.tolist(), strict=True):

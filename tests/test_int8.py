@@ -210,7 +210,7 @@ def test_the_check_holds_the_graph_against_the_same_rounding(bundle, checkpoint,
     weights["encoder.layer.1.intermediate.dense.weight"] *= -1
     store_weights(other, weights)
     lowering = cpu_int8.lowering(SimpleNamespace(**SIZES), None)
-    expected = check.expect(other, recipe_of(opened.bundle), lowering=lowering)
+    expected = check.expect(other, recipe_of(opened.bundle), lowering)
     assert not compare.compare(opened, expected, ENCODER_TARGETS["cpu-int8"].limits).passed
     with pytest.raises(CheckpointError, match="found others"):
         check_bundle(bundle, other)

@@ -22,6 +22,30 @@ embeddings_past_padding <pad_token_id> (input_ids, word, positions) => (hidden) 
   position = Gather(positions, row)
   hidden = Add(word, position)
 }
+packed_embeddings (input_ids, word, positions, starts) => (hidden) {
+  same = Equal(input_ids, input_ids)
+  one = CastLike(same, input_ids)
+  axis = Constant <value_int = 0> ()
+  place = CumSum <exclusive = 1> (one, axis)
+  row = Sub(place, starts)
+  position = Gather(positions, row)
+  hidden = Add(word, position)
+}
+packed_embeddings_past_padding <pad_token_id> (input_ids, word, positions, starts) => (hidden) {
+  pad = Constant <value_int: int = @pad_token_id> ()
+  is_pad = Equal(input_ids, pad)
+  is_token = Not(is_pad)
+  token = CastLike(is_token, pad)
+  axis = Constant <value_int = 0> ()
+  before = CumSum <exclusive = 1> (token, axis)
+  before_text = Gather(before, starts)
+  inside = Sub(before, before_text)
+  count = Add(inside, token)
+  counted = Mul(count, token)
+  row = Add(counted, pad)
+  position = Gather(positions, row)
+  hidden = Add(word, position)
+}
 linear (x, weight, bias) => (y) {
   product = MatMul(x, weight)
   y = Add(product, bias)
@@ -61,6 +85,52 @@ attention <num_heads, heads, scale> (query, key, value, bias) => (context) {
   by_token = Transpose <perm = [0, 2, 1, 3]> (mixed)
   joined = Constant <value_ints = [0, 0, -1]> ()
   context = Reshape(by_token, joined)
+}
+packed_attention <num_heads, heads, scale> (query, key, value, starts, token_offset, cu_seqlens) => (context) {
+  split = Constant <value_ints: ints = @heads> ()
+  query_heads = Reshape(query, split)
+  key_heads = Reshape(key, split)
+  value_heads = Reshape(value, split)
+  q = Transpose <perm = [1, 0, 2]> (query_heads)
+  k = Transpose <perm = [1, 2, 0]> (key_heads)
+  v = Transpose <perm = [1, 0, 2]> (value_heads)
+  factor = Constant <value_float: float = @scale> ()
+  scaled = Mul(q, factor)
+  scores = MatMul(scaled, k)
+  first = Constant <value_ints = [0]> ()
+  second = Constant <value_ints = [1]> ()
+  row = Unsqueeze(starts, second)
+  column = Unsqueeze(starts, first)
+  same = Equal(row, column)
+  lowest = Constant <value_float = -3.4028234663852886e38> ()
+  zero = Constant <value_float = 0.0> ()
+  bias = Where(same, zero, lowest)
+  masked = Add(scores, bias)
+  weights = Softmax <axis = -1> (masked)
+  mixed = MatMul(weights, v)
+  by_token = Transpose <perm = [1, 0, 2]> (mixed)
+  joined = Constant <value_ints = [0, -1]> ()
+  context = Reshape(by_token, joined)
+}
+rows (hidden, places) => (chosen) {
+  chosen = Gather <axis = 0> (hidden, places)
+}
+packed_mean (hidden, starts, cu_seqlens) => (average) {
+  start = Constant <value_ints = [0]> ()
+  end = Constant <value_ints = [-1]> ()
+  one = Constant <value_ints = [1]> ()
+  text_starts = Slice(cu_seqlens, start, end, start)
+  first = CastLike(text_starts, starts)
+  column = Unsqueeze(first, one)
+  row = Unsqueeze(starts, start)
+  inside = Equal(column, row)
+  weights = CastLike(inside, hidden)
+  total = MatMul(weights, hidden)
+  count = ReduceSum <keepdims = 1> (weights, one)
+  average = Div(total, count)
+}
+to_float (x) => (y) {
+  y = Cast <to = 1> (x)
 }
 leading_tokens (hidden, count) => (tokens) {
   start = Constant <value_ints = [0]> ()

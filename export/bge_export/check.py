@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_export import checkpoint_tokenizer, reference
 from bge_export.checkpoint import Recipe
-from bge_export.compare import Expected
+from bge_export.compare import Expected, Heads, Limits, sparse_error, vector_errors
 from bge_export.lowering import Lowering
+from bge_export.lowering.targets import Target
 from bge_export.weights import Weights
+from bge_onnx.errors import ProviderError
 
 LENGTHS = (
     1,
@@ -75,10 +79,21 @@ TEXTS = (
 )
 
 
-def expect(checkpoint: Path, recipe: Recipe, *, lowering: Lowering | None = None, progress: bool = False) -> Expected:
+def require_provider(target: Target) -> None:
+    """Raise ProviderError: ONNX Runtime here cannot run what is to be compared."""
+    offered = ort.get_available_providers()
+    if target.provider not in offered:
+        raise ProviderError(
+            f"check: expected {target.provider}, found {', '.join(offered)} in onnxruntime {ort.__version__}.\n"
+            "    Export on a machine that has it, or add --no-check and run `bge-export check` there."
+        )
+
+
+def expect(checkpoint: Path, recipe: Recipe, lowering: Lowering, *, progress: bool = False) -> Expected:
     """Run the reference, rounding where the target rounds: what is compared is the graph.
 
-    What the rounding itself costs, `bge-export evaluate` tells. PyTorch's memory is free again afterwards.
+    What the rounding itself costs, `bge-export evaluate` tells. A target whose layers are float16 or bfloat16 may err
+    twice as much as PyTorch does in that precision on these texts. PyTorch's memory is free again afterwards.
     """
     tokenizer = checkpoint_tokenizer.load(checkpoint)
     of_texts = reference.tokenize(tokenizer, recipe, TEXTS)
@@ -93,10 +108,26 @@ def expect(checkpoint: Path, recipe: Recipe, *, lowering: Lowering | None = None
     affordable = _affordable(checkpoint, token_ids)
     token_ids = [token_ids[place] for place in affordable]
     texts = tuple(TEXTS[place] for place in affordable if place < len(of_texts))
-    heads = reference.embed(checkpoint, recipe, token_ids, lowering=lowering, progress=progress)
-    weights = ", rounded as the bundle is" if lowering and lowering.weights else ""
+    in_float = dataclasses.replace(lowering, precision="float32")
+    heads = reference.embed(checkpoint, recipe, token_ids, lowering=in_float, progress=progress)
+    limits = None
+    if lowering.precision != "float32":
+        limits = limits_of(reference.embed(checkpoint, recipe, token_ids, lowering=lowering, progress=progress), heads)
+    weights = ", rounded as the bundle is" if lowering.weights else ""
     name = f"transformers {version('transformers')}, torch {version('torch')}, float32{weights}"
-    return Expected(token_ids, texts, heads, name)
+    return Expected(token_ids, texts, heads, name, limits)
+
+
+def limits_of(own: Heads, wanted: Heads) -> Limits:
+    """Twice the largest error of PyTorch's own vectors in a precision, plus 1e-4."""
+    largest = vector_errors(own.dense, wanted.dense).max()
+    if own.colbert is not None and wanted.colbert is not None:
+        rows = zip(own.colbert, wanted.colbert, strict=True)
+        largest = max(largest, *(vector_errors(*both).max(initial=0) for both in rows))
+    sparse = 0.0
+    if own.sparse is not None and wanted.sparse is not None:
+        sparse = max(sparse_error(*both) for both in zip(own.sparse, wanted.sparse, strict=True))
+    return Limits(vectors=2 * float(largest) + 1e-4, sparse=2 * sparse + 1e-4)
 
 
 def _affordable(checkpoint: Path, token_ids: Sequence[NDArray[np.int64]]) -> list[int]:

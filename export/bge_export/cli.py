@@ -119,6 +119,9 @@ def list_models(*, as_json: bool) -> None:
     "--calibrate", "calibration", metavar="FILE|random",
     help="For cpu-int8 of encoders: round weights so that these texts, one a line, err least; random takes random ids.",
 )  # fmt: skip
+@click.option(
+    "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine that has none."
+)
 @click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
 def run(
     model: str,
@@ -136,6 +139,7 @@ def run(
     tokenizer: Path | None,
     weights: str,
     calibration: str | None,
+    no_check: bool,
     force: bool,
 ) -> None:
     """Export MODEL to a bundle and check it against PyTorch.
@@ -179,6 +183,7 @@ def run(
         tokenizer=tokenizer,
         weights=weights,  # type: ignore[arg-type]  # click has checked it
         calibration=calibrate.read(calibration) if calibration else None,
+        check=not no_check,
         options=options,
     )
     click.echo(f"exporting {model} for {target}", err=True)

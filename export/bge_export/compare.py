@@ -50,10 +50,12 @@ class Expected:
     texts: tuple[str, ...]  # those of the first token_ids; the others are random
     heads: Heads
     reference: str  # what gave them
+    limits: Limits | None = None  # of a precision below float32; None for the target's own
 
 
 def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
     """Compare a bundle, by every head, with what PyTorch gave."""
+    limits = expected.limits or limits
     ours = embedder.tokenizer.encode(expected.texts)
     mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids, strict=False))
     heads = tuple(embedder.bundle.outputs)

@@ -14,46 +14,48 @@ from bge_export.calibrate import Texts
 from bge_export.checkpoint import Recipe, read_recipe
 from bge_export.compare import Expected, compare, compare_apart
 from bge_export.config import parse_config, read_json
+from bge_export.describe import describe, wanted_of
 from bge_export.folder import atomic_folder, require_free
-from bge_export.heads import Wanted
 from bge_export.lowering import Lowering, half, lower
 from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, Target, targets_of
 from bge_export.models import MODELS
 from bge_export.request import Request, checkpoint_sha256, open_checkpoint
 from bge_export.weights import Weights
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
-from bge_onnx.bundle import FORMAT_VERSION, Parity, Source
-
-MCLS_ABOVE_TOKENS = 512
+from bge_onnx.bundle import Parity
 
 
 def export(request: Request, out: Path, *, force: bool = False, progress: bool = False) -> Bundle:
     """Export a bundle to `out` and prove that its vectors are PyTorch's.
 
     Nothing is left at `out` when this fails. Raises CheckpointError: the checkpoint cannot be exported as it is.
-    BundleError: `out` exists, the disk is full, or the vectors are not PyTorch's.
+    BundleError: `out` exists, the disk is full, or the vectors are not PyTorch's. ProviderError: they cannot be
+    compared here, and `request.check` wants it.
     """
     _check_name(request.target)
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe, target = _read(request, folder)
+        if request.check:
+            check.require_provider(target)
         stored = 0.5 if request.weights == "fp16" else 1
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight * stored)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
             lowering = _lowering(request, folder, config, recipe, target)
-            expected = check.expect(folder, recipe, lowering=lowering, progress=progress)
+            expected = check.expect(folder, recipe, lowering, progress=progress) if request.check else None
             model = _build(folder, config, recipe, target, lowering)
             dims = _write_graph(partial, model, config, recipe, target, progress=progress)
             del model  # with the weights' files, whose mapped pages count as memory
             special_ids = _write_tokenizer(partial, folder, recipe, target, dims["dense"])
-            described = _describe(request, config.required["model_type"], source, recipe)
+            described = describe(request, config.required["model_type"], source, recipe)
             bundle = bundle_writer.write_manifest(
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
-            parity = _compare(bundle, expected, target, progress=progress)
-            _require(parity, out)
-            bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
+            if expected:
+                parity = _compare(bundle, expected, target, progress=progress)
+                _require(parity, out)
+                bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
 
 
@@ -80,7 +82,7 @@ def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, loweri
     """The graph of a checkpoint, lowered; its weights are read when it is written."""
     model_file = MODELS[config.required["model_type"]]
     weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
-    model: ir.Model = model_file.build(config, weights, _wanted(recipe, target))
+    model: ir.Model = model_file.build(config, weights, wanted_of(recipe, target))
     lower(model, lowering.swaps)
     if lowering.finish:
         lowering.finish(model)
@@ -107,19 +109,6 @@ def _write_tokenizer(out: Path, checkpoint: Path, recipe: Recipe, target: Target
     return bundle_writer.write_tokenizer(out, tokenizer, recipe)
 
 
-def _wanted(recipe: Recipe, target: Target) -> Wanted:
-    """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
-    more = recipe.heads != ("dense",) or (recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls")
-    return Wanted(
-        pooling=recipe.pooling,
-        normalize=recipe.normalize,
-        heads=recipe.heads,
-        raw=not target.plain,
-        token_states=target.plain or more,
-        prune=not target.plain,
-    )
-
-
 def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
     """How many numbers all weights that count have. Raises CheckpointError: some are missing, misshapen or unknown."""
     model_type = config.required["model_type"]
@@ -139,7 +128,7 @@ def check_bundle(
     *,
     progress: bool = False,
 ) -> Parity:
-    """Compare a bundle with PyTorch again.
+    """Compare a bundle with PyTorch again, or for the first time: then its manifest tells from now on.
 
     checkpoint  folder of its weights; None takes them from the Hub, or makes them again if they were random
     head_files  folder of its heads' weights, where the others are random
@@ -170,8 +159,12 @@ def check_bundle(
         target = targets_of(bundle.model_type)[bundle.target]
         recipe = recipe_of(bundle)
         lowering = _lowering(request, weights_folder, config, recipe, target)
-        expected = check.expect(weights_folder, recipe, lowering=lowering, progress=progress)
-        return _compare(bundle, expected, target, progress=progress)
+        check.require_provider(target)
+        expected = check.expect(weights_folder, recipe, lowering, progress=progress)
+        parity = _compare(bundle, expected, target, progress=progress)
+    if bundle.parity is None and parity.passed:
+        bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
+    return parity
 
 
 def require_same_weights(bundle: Bundle, checkpoint: Path) -> None:
@@ -243,51 +236,6 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
             f"{', '.join(recipe.heads)}.\n    Add --pooling last."
         )
     return config, recipe, targets[request.target]
-
-
-def _describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:
-    """The bundle's manifest without what is known only when it is written."""
-    target, entry = targets_of(model_type)[request.target], catalog.find(request.model)
-    wanted = _wanted(recipe, target)
-    twice = wanted.raw and recipe.normalize
-    return Bundle(
-        folder=Path(),
-        format_version=FORMAT_VERSION,
-        name=_name(request),
-        model=entry.repository if entry else request.model,
-        model_type=model_type,
-        licence=entry.licence if entry else None,
-        source=source,
-        target=request.target,
-        provider=target.provider,
-        layout=target.layout,
-        graph=target.graph,
-        tokenizer=bundle_writer.TOKENIZER,
-        outputs={head: target.outputs.get(head, head) for head in recipe.heads},
-        raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and head != "sparse"},
-        token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
-        dims={},
-        causal=model_type in DECODERS,
-        pooling=recipe.pooling,
-        normalized=recipe.normalize,
-        max_tokens=recipe.max_tokens,
-        lower_cased=recipe.lower_cased,
-        prompts=recipe.prompts,
-        special_ids={},
-        kernels=(),
-        weights=request.weights,
-        calibration=request.calibration.described if request.calibration else None,
-        versions=bundle_writer.versions(),
-        files={},
-        parity=None,
-        quality={},
-    )
-
-
-def _name(request: Request) -> str:
-    """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
-    special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * (request.calibration is not None)
-    return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])
 
 
 def _require(parity: Parity, out: Path) -> None:

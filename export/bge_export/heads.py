@@ -23,6 +23,7 @@ class Wanted:
     raw           also the vectors before normalisation, as outputs of their own
     token_states  also the last layer's states (B, T, D)
     prune         compute the last layer for the CLS token alone where `dense` needs no more
+    packed        texts stand one after another, without padding
     """
 
     pooling: Pooling
@@ -31,6 +32,7 @@ class Wanted:
     raw: bool = False
     token_states: bool = False
     prune: bool = False
+    packed: bool = False
 
     @property
     def prunes(self) -> bool:

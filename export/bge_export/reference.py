@@ -50,7 +50,8 @@ def embed(
     """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
-    lowering       rounds as it does: what is left is the graph's error
+    lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
+                   have an encoder's here, on a GPU if there is one; vectors are normalised in float32
     """
     if read_json(folder / "config.json").get("model_type") in DECODERS:
         states = [
@@ -58,29 +59,33 @@ def embed(
         ]
         return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
-    model = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    precision = lowering.precision if lowering else "float32"
+    dtype = getattr(torch, precision)
+    device = "cuda" if precision != "float32" and torch.cuda.is_available() else "cpu"
+    model = transformers.AutoModel.from_pretrained(folder, dtype=dtype, add_pooling_layer=False).eval().to(device)
     rounding = lowering.weights if lowering else None
     if rounding:
         _round(model, rounding)
     if lowering and lowering.inputs:
         layerwise.round_inputs(model, lowering.inputs)
-    linears = {head: _linear(folder / FILES[head], rounding) for head in recipe.heads if head in FILES}
+    files = {head: folder / FILES[head] for head in recipe.heads if head in FILES}
+    linears = {head: _linear(file, rounding).to(device, dtype) for head, file in files.items()}
     batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout="padded", pad_id=tokenizer.pad_token_id)
     dense = np.empty((len(token_ids), model.config.hidden_size), dtype=np.float32)
     sparse: list[dict[int, float]] = [{}] * len(token_ids)
     colbert: list[Vectors] = [dense] * len(token_ids)
     with torch.inference_mode(), tqdm(total=len(token_ids), desc="PyTorch", unit="text", disable=not progress) as bar:
         for batch in batches:
-            ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+            ids, mask = (torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.attention_mask))
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            dense[batch.rows] = _unit(_pool(hidden, mask, recipe), recipe)
+            dense[batch.rows] = _unit(_pool(hidden.float(), mask, recipe), recipe).cpu()
             for line, row in enumerate(batch.rows):
                 tokens = int(mask[line].sum())
                 if "sparse" in linears:
-                    weights = torch.relu(linears["sparse"](hidden[line, :tokens])).squeeze(-1)
+                    weights = torch.relu(linears["sparse"](hidden[line, :tokens]).float()).squeeze(-1)
                     sparse[row] = _largest(ids[line, :tokens].tolist(), weights.tolist(), tokenizer)
                 if "colbert" in linears:
-                    colbert[row] = _unit(linears["colbert"](hidden[line, 1:tokens]), recipe).numpy()
+                    colbert[row] = _unit(linears["colbert"](hidden[line, 1:tokens]).float(), recipe).cpu().numpy()
             bar.update(len(batch.rows))
     return Heads(dense, sparse if "sparse" in linears else None, colbert if "colbert" in linears else None)
 

@@ -30,6 +30,7 @@ class Request:
     tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
     weights: Storage = "fp32"  # how matrices are stored; cpu-fp32 of encoders offers fp16
     calibration: Texts | None = None  # rounding makes these err least
+    check: bool = True  # compare with PyTorch; without, for a provider that is not at hand
     options: Options = dataclasses.field(default_factory=Options)
 
 

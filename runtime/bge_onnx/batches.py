@@ -11,43 +11,67 @@ from numpy.typing import NDArray
 from bge_onnx.bundle import Layout
 from bge_onnx.errors import InputError
 
-BUDGET_TOKENS = 512
-"""Tokens of a batch: with one core a batch, as fast as 1024 and faster than a text at a time (BERT small and base)."""
+BUDGET_TOKENS: dict[Layout, int] = {"equal": 512, "padded": 512, "packed": 16384}
+"""Tokens of a batch. 512: with one core a batch, as fast as 1024 and faster than a text at a time (BERT small and
+base). Packed batches run on a GPU, which thousands of tokens fill."""
+
+PACKED_SQUARES = 8192**2
+"""Of a packed batch, texts x tokens of the longest, squared: attention without a fused kernel holds as many scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Texts that run together.
 
-    rows            (B,) int64, each text's place in the caller's order
-    input_ids       (B, T) int64
-    attention_mask  (B, T) int64, 1 for a token and 0 for padding; None where no row is padded by layout
+    rows       (B,) int64, each text's place in the caller's order
+    input_ids  (B, T) int64, padded on the right where texts differ in length; packed, (T,) one text after another
+    lengths    (B,) int64, tokens of each text
     """
 
     rows: NDArray[np.int64]
     input_ids: NDArray[np.int64]
-    attention_mask: NDArray[np.int64] | None
+    lengths: NDArray[np.int64]
 
     @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each text, (B,) int64."""
-        if self.attention_mask is None:
-            return np.full(len(self.rows), self.input_ids.shape[1])
-        lengths: NDArray[np.int64] = self.attention_mask.sum(axis=1)
-        return lengths
+    def packed(self) -> bool:
+        """Whether the texts stand one after another, without a text axis."""
+        return self.input_ids.ndim == 1
+
+    @property
+    def attention_mask(self) -> NDArray[np.int64]:
+        """(B, T) int64, 1 for a token and 0 for padding; of texts that are not packed."""
+        return (np.arange(self.input_ids.shape[1]) < self.lengths[:, None]).astype(np.int64)
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Where each text's tokens begin when packed, and where the last text's end, (B + 1,) int64."""
+        return np.concatenate([[0], np.cumsum(self.lengths)])
+
+    @property
+    def text_of_token(self) -> NDArray[np.int64]:
+        """The text that each of `input_ids`, flattened, belongs to."""
+        return np.repeat(np.arange(len(self.rows)), self.lengths if self.packed else self.input_ids.shape[1])
+
+    def states(self, tokens: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Each text's rows, (its tokens, D), out of those of the whole batch, (B, T, D) or packed (T, D)."""
+        if self.packed:
+            return np.split(tokens, self.starts[1:-1])
+        return [text[:length] for text, length in zip(tokens, self.lengths, strict=True)]
 
 
 def plan_batches(
-    token_ids: Sequence[NDArray[np.int64]], *, budget_tokens: int, layout: Layout, pad_id: int
+    token_ids: Sequence[NDArray[np.int64]], *, budget_tokens: int | None = None, layout: Layout, pad_id: int
 ) -> list[Batch]:
-    """Cut texts into batches of at most `budget_tokens` (padding included), longest texts first.
+    """Cut texts into batches of at most `budget_tokens` (padding included), longest texts first; None for the default.
 
     A text that is longer than the budget runs alone. With layout `equal` a batch holds texts of one length only, so
-    nothing is padded and a vector cannot depend on its neighbours. Longest first keeps the last batches short, so that
-    threads finish together.
+    nothing is padded and a vector cannot depend on its neighbours; with `packed`, of any lengths, one after another.
+    Longest first keeps the last batches short, so that threads finish together.
 
     Raises InputError: a budget below 1.
     """
+    if budget_tokens is None:
+        budget_tokens = BUDGET_TOKENS[layout]
     if budget_tokens < 1:
         raise InputError(f"budget_tokens: expected at least 1, found {budget_tokens}")
     lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
@@ -58,6 +82,9 @@ def plan_batches(
 
 def _groups(descending: NDArray[np.int64], budget_tokens: int, layout: Layout) -> Iterator[tuple[int, int]]:
     """Ranges of positions in `descending` (lengths, longest first) that form a batch each."""
+    if layout == "packed":
+        yield from _packed_groups(descending, budget_tokens)
+        return
     ends = len(descending) - np.searchsorted(descending[::-1], descending, side="left")  # where each length's run ends
     start = 0
     while start < len(descending):
@@ -68,13 +95,23 @@ def _groups(descending: NDArray[np.int64], budget_tokens: int, layout: Layout) -
         start = stop
 
 
+def _packed_groups(descending: NDArray[np.int64], budget_tokens: int) -> Iterator[tuple[int, int]]:
+    """Ranges within the budget of tokens, and within the squares as if all texts were as long as the longest."""
+    ends = np.concatenate([[0], np.cumsum(descending)])
+    start = 0
+    while start < len(descending):
+        fit = int(np.searchsorted(ends, ends[start] + budget_tokens, side="right")) - 1
+        stop = max(start + 1, min(fit, start + PACKED_SQUARES // int(descending[start]) ** 2))
+        yield start, stop
+        start = stop
+
+
 def _batch(token_ids: Sequence[NDArray[np.int64]], rows: NDArray[np.int64], layout: Layout, pad_id: int) -> Batch:
     texts = [token_ids[row] for row in rows]
-    if layout == "equal":
-        return Batch(rows=rows, input_ids=np.stack(texts), attention_mask=None)
+    lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
+    if layout == "packed":
+        return Batch(rows=rows, input_ids=np.concatenate(texts), lengths=lengths)
     input_ids = np.full((len(texts), len(texts[0])), pad_id, dtype=np.int64)
-    attention_mask = np.zeros_like(input_ids)
     for line, ids in enumerate(texts):
         input_ids[line, : len(ids)] = ids
-        attention_mask[line, : len(ids)] = 1
-    return Batch(rows=rows, input_ids=input_ids, attention_mask=attention_mask)
+    return Batch(rows=rows, input_ids=input_ids, lengths=lengths)

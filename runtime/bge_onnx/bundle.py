@@ -18,11 +18,20 @@ MANIFEST = "bundle.json"
 QUERY_TOKENS = "query_tokens"
 """A graph's input (1,) int64, where it has one: for how many tokens, from the first on, the last layer is computed."""
 
+TEXT_STARTS, CU_SEQLENS, TOKEN_OFFSET = "text_starts", "cu_seqlens", "token_offset"
+"""A packed graph's inputs beside input_ids (T,): for each token where its text begins, (T,) int64; the same by text and
+the end of the last, (B + 1,) int32; and (B, longest) int32, which ONNX Runtime's packed attention describes."""
+
+STATE_ROWS, POOLED_ROWS = "state_rows", "pooled_rows"
+"""A packed graph's inputs (S,) and (B,) int64: the tokens that the last layer is computed for, and which of those the
+texts' dense vectors are made of."""
+
 PAST_KEYS, PAST_VALUES, KEPT_TOKENS, KEYS, VALUES = "past_keys", "past_values", "kept_tokens", "keys", "values"
 """Inputs and outputs of a decoder's graph: keys and values of a prefix, and how many tokens' are wanted back."""
 
-Layout = Literal["equal", "padded"]
-"""How texts share a batch: `equal`, all of one length and no mask; `padded`, with an attention mask."""
+Layout = Literal["equal", "padded", "packed"]
+"""How texts share a batch: `equal`, all of one length and no mask; `padded`, with an attention mask; `packed`, one
+after another without a text axis."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

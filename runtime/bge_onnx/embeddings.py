@@ -130,14 +130,15 @@ def collect(
     for batch, by_name in outputs:
         arrays = {head: by_name[wanted.output(head, bundle)] for head in wanted.heads}
         if "dense" in arrays:
-            vectors = mean_of_cls(arrays["dense"], batch.lengths) if wanted.mcls else arrays["dense"]
+            vectors = mean_of_cls(batch.states(arrays["dense"])) if wanted.mcls else arrays["dense"]
             dense[batch.rows] = _finish(vectors, bundle, wanted)
         if "sparse" in arrays:
-            folded.append(fold(batch.rows, batch.input_ids, arrays["sparse"], unused=unused))
+            tokens = batch.input_ids.ravel(), arrays["sparse"].ravel()
+            folded.append(fold(batch.rows, batch.text_of_token, *tokens, unused=unused))
         if "colbert" in arrays:
-            rows = _finish(arrays["colbert"], bundle, wanted)
+            rows = batch.states(_finish(arrays["colbert"], bundle, wanted))
             for row, text, length in zip(batch.rows, rows, batch.lengths, strict=True):
-                colbert[row] = text[: length - 1]
+                colbert[row] = text[1:] if batch.packed else text[: length - 1]  # a packed graph keeps the first token
     found = {
         "dense": dense,
         "sparse": join(folded, count=count, width=bundle.dims["sparse"]) if "sparse" in wanted.heads else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,13 +21,10 @@ def insert_cls(token_ids: NDArray[np.int64], *, max_tokens: int) -> NDArray[np.i
     return np.concatenate([np.insert(words, range(0, max(1, len(words)), EVERY_TOKENS), cls), end])
 
 
-def mean_of_cls(states: NDArray[np.float32], lengths: NDArray[np.int64]) -> NDArray[np.float32]:
+def mean_of_cls(texts: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """The mean state of each text's CLS tokens, where `insert_cls` put them.
 
-    states   (B, T, D) of the last layer
-    lengths  (B,) tokens of each text
+    texts    B arrays (T, D) of the last layer
     returns  (B, D)
     """
-    return np.stack(
-        [text[: length - 1 : EVERY_TOKENS + 1].mean(axis=0) for text, length in zip(states, lengths, strict=True)]
-    )
+    return np.stack([states[: -1 : EVERY_TOKENS + 1].mean(axis=0) for states in texts])

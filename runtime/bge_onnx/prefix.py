@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.batches import BUDGET_TOKENS
 from bge_onnx.embeddings import HEADS, Embeddings, Wanted
 from bge_onnx.session import Past
 
@@ -47,7 +46,7 @@ class Prefix:
         max_tokens: int | None = None,
         normalize: bool | None = None,
         truncate_dim: int | None = None,
-        budget_tokens: int = BUDGET_TOKENS,
+        budget_tokens: int | None = None,
         progress: bool | None = None,
     ) -> Embeddings:
         """Dense vectors of the texts with this prefix in front: those of `embed` on the whole texts, to rounding.
@@ -67,7 +66,7 @@ class Prefix:
         token_ids: Sequence[Ids],
         wanted: Wanted,
         *,
-        budget_tokens: int = BUDGET_TOKENS,
+        budget_tokens: int | None = None,
         progress: bool | None = None,
     ) -> Embeddings:
         """Vectors of texts that are token ids (T,), the prefix included.

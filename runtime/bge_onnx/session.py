@@ -14,7 +14,20 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
-from bge_onnx.bundle import KEPT_TOKENS, KEYS, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, VALUES, Bundle
+from bge_onnx.bundle import (
+    CU_SEQLENS,
+    KEPT_TOKENS,
+    KEYS,
+    PAST_KEYS,
+    PAST_VALUES,
+    POOLED_ROWS,
+    QUERY_TOKENS,
+    STATE_ROWS,
+    TEXT_STARTS,
+    TOKEN_OFFSET,
+    VALUES,
+    Bundle,
+)
 from bge_onnx.errors import BundleError, ProviderError
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -113,17 +126,40 @@ class Session:
 
     def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str], past: Past | None) -> Outputs:
         inputs = {node.name for node in session.get_inputs()}
+        dense_alone = {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}.issuperset(names)
         feeds: dict[str, NDArray[Any]] = {"input_ids": batch.input_ids}
-        if batch.attention_mask is not None:
+        if batch.packed:
+            packed = packed_feeds(batch, last=self.bundle.pooling == "last", dense_alone=dense_alone)
+            feeds |= {name: values for name, values in packed.items() if name in inputs}
+        if "attention_mask" in inputs:
             feeds["attention_mask"] = batch.attention_mask
         if QUERY_TOKENS in inputs:
-            dense = {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}
-            feeds[QUERY_TOKENS] = np.array([1 if dense.issuperset(names) else batch.input_ids.shape[1]])
+            feeds[QUERY_TOKENS] = np.array([1 if dense_alone else batch.input_ids.shape[1]])
         if PAST_KEYS in inputs:
             none = _no_past(session)
             keys, values = (past.keys, past.values) if past else (none, none)
             feeds |= {PAST_KEYS: keys, PAST_VALUES: values, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
         return dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def packed_feeds(batch: Batch, *, last: bool, dense_alone: bool) -> dict[str, NDArray[Any]]:
+    """What a packed graph takes beside the token ids.
+
+    last         dense vectors come from each text's last token; else from the first
+    dense_alone  the last layer is computed for those tokens only
+    """
+    starts, longest = batch.starts, int(batch.lengths.max())
+    pooled = starts[1:] - 1 if last else starts[:-1]
+    # Places of a (B, longest) matrix: of the tokens first, in their order, then of what padding would be.
+    is_token = np.arange(longest) < batch.lengths[:, None]
+    places = np.concatenate([np.flatnonzero(is_token), np.flatnonzero(~is_token)])
+    return {
+        TEXT_STARTS: np.repeat(starts[:-1], batch.lengths),
+        CU_SEQLENS: starts.astype(np.int32),
+        TOKEN_OFFSET: places.astype(np.int32).reshape(is_token.shape),
+        STATE_ROWS: pooled if dense_alone else np.arange(len(batch.input_ids)),
+        POOLED_ROWS: np.arange(len(pooled)) if dense_alone else pooled,
+    }
 
 
 def _no_past(session: ort.InferenceSession) -> NDArray[np.float32]:

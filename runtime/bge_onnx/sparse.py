@@ -81,25 +81,26 @@ class Folded:
     weights: Weights
 
 
-def fold(rows: Ids, token_ids: Ids, weights: Weights, *, unused: Sequence[int]) -> Folded:
+def fold(rows: Ids, text_of_token: Ids, token_ids: Ids, weights: Weights, *, unused: Sequence[int]) -> Folded:
     """One weight per text and token id: the largest, without `unused` ids and weights that are not above 0.
 
-    rows       (B,) int64, the texts' places
-    token_ids  (B, T) int64
-    weights    (B, T) float32, one per token
+    rows           (B,) int64, the texts' places
+    text_of_token  (N,) int64, which of the B texts a token belongs to, in rising order
+    token_ids      (N,) int64
+    weights        (N,) float32, one per token
 
     As FlagEmbedding's `_process_token_weights`, which walks token by token:
     https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/inference/embedder/encoder_only/m3.py#L354-L369
     """
     kept = (weights > 0) & ~np.isin(token_ids, np.asarray(unused))
     span = int(token_ids.max(initial=0)) + 1
-    keys = (np.arange(len(token_ids))[:, None] * span + token_ids)[kept]
+    keys = (text_of_token * span + token_ids)[kept]
     unique, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     best = np.zeros(len(unique), dtype=np.float32)
     np.maximum.at(best, inverse, weights[kept])
     order = np.argsort(first)  # back to the texts' own order
     lines, ids = np.divmod(unique[order], span)
-    return Folded(rows, np.bincount(lines, minlength=len(token_ids)), ids, best[order])
+    return Folded(rows, np.bincount(lines, minlength=len(rows)), ids, best[order])
 
 
 def join(parts: Iterable[Folded], *, count: int, width: int) -> SparseVectors:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from bge_export.ops import DOMAIN, MODULE
 from bge_export.weights import Rounding
+
+Precision = Literal["float32", "float16", "bfloat16"]
 
 Swap = Callable[[ir.Node], ir.Node]
 """Gives the fused node of one output that takes a call's place, or the call itself."""
@@ -21,12 +24,14 @@ class Lowering:
 
     weights, inputs  the rounding of weights, and of what linear modules are given; None where there is none
     finish           is called with the lowered graph
+    precision        of the layers, a name of torch's and numpy's
     """
 
     swaps: Mapping[str, Swap]
     weights: Rounding | None = None
     inputs: Rounding | None = None
     finish: Callable[[ir.Model], None] | None = None
+    precision: Precision = "float32"
 
 
 def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:

@@ -1,4 +1,4 @@
-"""Weights stored in float16: half the disk and download; products stay in float32, as x86 has no other."""
+"""Weights in float16: stored so for CPUs, which compute in float32 all the same, or computed with on GPUs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,19 @@ def store(model: ir.Model) -> None:
             _store(model.graph, value)
 
 
+def compute(model: ir.Model) -> None:
+    """Turn every weight into float16, and with them all that is computed up to where a `to_float` stands."""
+    for value in list(model.graph.initializers.values()):
+        if value.dtype == ir.DataType.FLOAT:
+            half = _half_value(value)
+            model.graph.register_initializer(half)
+            for node, place in value.uses():
+                node.replace_input_with(place, half)
+            del model.graph.initializers[str(value.name)]
+
+
 def _store(graph: ir.Graph, value: ir.Value) -> None:
-    source, name = value.const_value, str(value.name)
-    assert source is not None
-    assert value.shape is not None
-    tensor = ir.LazyTensor(partial(_tensor, name, source), ir.DataType.FLOAT16, value.shape, name=f"{name}.half")
-    half = ir.Value(name=f"{name}.half", type=ir.TensorType(ir.DataType.FLOAT16), shape=value.shape, const_value=tensor)
-    users = value.uses()
+    name, half, users = str(value.name), _half_value(value), value.uses()
     graph.register_initializer(half)
     if all(node.op_type == "Gather" and place == 0 for node, place in users):
         for node, place in users:
@@ -50,6 +56,15 @@ def _store(graph: ir.Graph, value: ir.Value) -> None:
         for node, place in users:
             node.replace_input_with(place, cast.outputs[0])
     del graph.initializers[name]
+
+
+def _half_value(value: ir.Value) -> ir.Value:
+    source, name = value.const_value, str(value.name)
+    assert source is not None
+    assert value.shape is not None
+    tensor = ir.LazyTensor(partial(_tensor, name, source), ir.DataType.FLOAT16, value.shape, name=f"{name}.half")
+    dtype = ir.TensorType(ir.DataType.FLOAT16)
+    return ir.Value(name=f"{name}.half", type=dtype, shape=value.shape, const_value=tensor)
 
 
 def _cast(value: ir.Value, name: str) -> ir.Node:

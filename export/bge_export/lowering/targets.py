@@ -8,7 +8,7 @@ from typing import Any
 
 from bge_export.compare import Limits
 from bge_export.gptq import Hessians
-from bge_export.lowering import Lowering, cpu_fp32, cpu_int8, cpu_nbits, portable
+from bge_export.lowering import Lowering, cpu_fp32, cpu_int8, cpu_nbits, cuda, half, portable
 from bge_onnx.bundle import Layout
 
 DECODERS = ("mistral", "gemma2")
@@ -30,6 +30,8 @@ class Target:
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
 
 
+CUDA = "CUDAExecutionProvider"
+
 CPU_FP32 = Target(provider="CPUExecutionProvider", layout="equal", lowering=lambda *_: Lowering(cpu_fp32.SWAPS))
 
 ENCODER_TARGETS = {
@@ -41,6 +43,13 @@ ENCODER_TARGETS = {
         calibrates=True,
         limits=Limits(measure="1 - cosine", vectors=0.002, sparse=0.05),
         bytes_per_weight=1.1,
+    ),
+    "cuda-fp32": Target(provider=CUDA, layout="packed", lowering=lambda *_: Lowering(cuda.SWAPS)),
+    "cuda-fp16": Target(
+        provider=CUDA,
+        layout="packed",
+        lowering=lambda *_: Lowering(cuda.SWAPS, finish=half.compute, precision="float16"),
+        bytes_per_weight=2,
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
     "portable": Target(

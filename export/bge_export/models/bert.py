@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from bge_export.heads import Wanted
 from bge_export.models.encoder import HARMLESS_KEYS, Encoder, check_sizes, weight_shapes
-from bge_export.ops import Graph
 from bge_export.weights import Weights
 
 __all__ = ["HARMLESS_WEIGHTS", "PREFIX", "Config", "build", "position_limit", "weight_shapes"]
@@ -59,11 +58,5 @@ def position_limit(config: Config) -> int:
 
 
 def build(config: Config, weights: Weights, wanted: Wanted) -> ir.Model:
-    """The graph of a checkpoint, unlowered, from input_ids and attention_mask (B, T) int64, padded on the right."""
-    graph = Graph("bert")
-    encoder = Encoder(graph, config, weights)
-    input_ids = graph.input("input_ids", ["B", "T"])
-    mask = graph.input("attention_mask", ["B", "T"])
-    words = encoder.words(input_ids)
-    summed = graph.call("embeddings", "embeddings", input_ids, words, encoder.position_table())
-    return encoder.finish(summed, mask, wanted)
+    """The graph of a checkpoint, unlowered; see `models.tokens` for its inputs."""
+    return Encoder.of("bert", config, weights, wanted).build("embeddings")

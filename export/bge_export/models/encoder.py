@@ -13,10 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from bge_export.heads import COLBERT, SPARSE, Wanted
+from bge_export.models.tokens import Packed, Padded
 from bge_export.ops import Attributes, Graph
-from bge_export.pooling import pool
 from bge_export.weights import Array, Shape, Weights
-from bge_onnx.bundle import QUERY_TOKENS
 from bge_onnx.errors import CheckpointError
 
 
@@ -92,6 +91,10 @@ def weight_shapes(config: EncoderConfig) -> dict[str, Shape]:
     return shapes
 
 
+Outputs = dict[str, tuple[ir.Value, list[int | str]]]
+"""Outputs by name, with their axes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoder:
     """The parts of the model, added to `graph` when called."""
@@ -99,9 +102,17 @@ class Encoder:
     graph: Graph
     config: EncoderConfig
     weights: Weights
+    wanted: Wanted
+    tokens: Padded | Packed
 
-    def words(self, input_ids: ir.Value) -> ir.Value:
-        """Word embeddings (B, T, D) with token type 0 added.
+    @classmethod
+    def of(cls, name: str, config: EncoderConfig, weights: Weights, wanted: Wanted) -> Encoder:
+        """An empty graph with the inputs of its texts: (B, T) int64 and a mask, or packed (`wanted.packed`)."""
+        graph = Graph(name)
+        return cls(graph, config, weights, wanted, (Packed if wanted.packed else Padded)(graph, wanted))
+
+    def words(self) -> ir.Value:
+        """Word embeddings of the tokens, with token type 0 added.
 
         All tokens of one text have type 0, so its row is added to the table once, here. The sum (word + type) +
         position keeps PyTorch's order: it is bit-identical.
@@ -114,88 +125,65 @@ class Encoder:
             return table
 
         table = self.graph.weight(self.weights.lazy_rows(name, rows))
-        return self.graph.call("lookup", "embeddings.word_embeddings", input_ids, table)
+        return self.graph.call("lookup", "embeddings.word_embeddings", self.tokens.ids, table)
 
-    def position_table(self) -> ir.Value:
-        """The position table, (positions, D)."""
-        return self.weight("embeddings.position_embeddings.weight")
-
-    def finish(self, summed: ir.Value, mask: ir.Value, wanted: Wanted) -> ir.Model:
-        """The whole model from the sum of its embeddings (B, T, D) and the attention mask (B, T) int64.
-
-        The last layer's queries, output projection and FFN are computed for the CLS token alone where `dense` needs no
-        more (`wanted.prune`). Where other outputs need all tokens, a graph input says how many tokens from the first on
-        are computed: 1 for `dense`, T for the others. (ONNX Runtime 1.32 runs every node, whatever is asked for:
-        `only_execute_path_to_fetches` does nothing in its inference builds.)
-        """
-        bias = self.graph.call("attention_bias", "attention_bias", mask)
+    def build(self, embeddings: str, attributes: Attributes | None = None) -> ir.Model:
+        """The whole model; `embeddings` is the operation that adds positions to words. Outputs are float32."""
+        tokens, wanted, width = self.tokens, self.wanted, self.config.hidden_size
+        positions = self.weight("embeddings.position_embeddings.weight")
+        summed = tokens.embed(embeddings, self.words(), positions, attributes)
         hidden = self.layer_norm("embeddings.LayerNorm", summed)
         last = self.config.num_hidden_layers - 1
         for number in range(last):
-            hidden = self.attend(number, hidden, *self.keys_and_values(number, hidden), bias)
-        key, value = self.keys_and_values(last, hidden)
-        outputs: dict[str, tuple[ir.Value, list[int | str]]] = {}
-        if wanted.prunes and wanted.token_states:
-            queries = self.graph.call("leading_tokens", "pooling", hidden, self.graph.input(QUERY_TOKENS, [1]))
-        elif wanted.prunes:
-            queries = self.graph.call("first_token", "pooling", hidden)
-        else:
-            queries = hidden
-        states = self.attend(last, queries, key, value, bias)
-        dense = pool(self.graph, states, mask, wanted.pooling)
-        self._add(outputs, "dense", dense, ["B", self.config.hidden_size], wanted)
+            hidden = self.layer(number, hidden, hidden)
+        states = self.layer(last, tokens.before_last(hidden), hidden, last=True)
+        outputs: Outputs = {}
+        in_float = self.to_float("pooling", states)
+        self._add(outputs, "dense", tokens.pooled(in_float), ["B", width])
         if wanted.token_states:
-            outputs["token_states"] = (states, ["B", "Q" if wanted.prunes else "T", self.config.hidden_size])
-            self._add_heads(outputs, states, mask, wanted)
+            outputs["token_states"] = (in_float, [*tokens.state_axes, width])
+            self._add_heads(outputs, states)
         return self.graph.finish(outputs)
 
-    def _add_heads(
-        self, outputs: dict[str, tuple[ir.Value, list[int | str]]], states: ir.Value, mask: ir.Value, wanted: Wanted
-    ) -> None:
-        """Sparse weights (B, T) and ColBERT rows (B, T - 1, C) of token states, as FlagEmbedding's BGE-M3 has them:
+    def _add_heads(self, outputs: Outputs, states: ir.Value) -> None:
+        """Sparse weights (B, T) and ColBERT rows (B, T - 1, C) of token states, as FlagEmbedding's BGE-M3 has them; of
+        packed texts (T,) and (T, C), the first tokens' rows too:
         https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/finetune/embedder/encoder_only/m3/modeling.py#L116-L171
         """
-        if "sparse" in wanted.heads:
-            scores = self.linear(SPARSE, states)
-            outputs["sparse"] = (
-                self.graph.call("sparse_weights", SPARSE, scores),
-                ["B", "Q" if wanted.prunes else "T"],
-            )
-        if "colbert" in wanted.heads:
-            rows = self.graph.call("without_first", COLBERT, states)
-            rows = self.graph.call("mask_rows", COLBERT, self.linear(COLBERT, rows), mask)
+        if "sparse" in self.wanted.heads:
+            scores = self.to_float(SPARSE, self.linear(SPARSE, states))
+            outputs["sparse"] = (self.graph.call("sparse_weights", SPARSE, scores), self.tokens.state_axes)
+        if "colbert" in self.wanted.heads:
+            rows = self.linear(COLBERT, self.tokens.before_colbert(states))
+            rows = self.tokens.colbert(self.to_float(COLBERT, rows))
             width = self.weights.shapes[f"{COLBERT}.weight"][0]
-            self._add(outputs, "colbert", rows, ["B", "rows", width], wanted)
+            self._add(outputs, "colbert", rows, [*self.tokens.colbert_axes, width])
 
-    def _add(
-        self,
-        outputs: dict[str, tuple[ir.Value, list[int | str]]],
-        head: str,
-        vectors: ir.Value,
-        shape: list[int | str],
-        wanted: Wanted,
-    ) -> None:
+    def _add(self, outputs: Outputs, head: str, vectors: ir.Value, shape: list[int | str]) -> None:
         """Add a head's vectors, normalised where `wanted` says so, and beside them as they are where it wants both."""
-        if wanted.normalize:
+        if self.wanted.normalize:
             outputs[head] = (self.graph.call("l2_normalize", f"{head}.normalize", vectors), shape)
-            if wanted.raw:
+            if self.wanted.raw:
                 outputs[f"{head}_raw"] = (vectors, shape)
         else:
             outputs[head] = (vectors, shape)
 
-    def keys_and_values(self, number: int, hidden: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Keys and values (B, T, D) of layer `number`."""
-        module = f"encoder.layer.{number}.attention.self"
-        return self.linear(f"{module}.key", hidden), self.linear(f"{module}.value", hidden)
+    def layer(self, number: int, queries: ir.Value, hidden: ir.Value, *, last: bool = False) -> ir.Value:
+        """Layer `number` for `queries` (…, Q, D) that look at the tokens `hidden` (…, T, D).
 
-    def attend(self, number: int, queries: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value) -> ir.Value:
-        """Layer `number` for `queries` (B, Q, D) that look at keys and values (B, T, D); returns (B, Q, D)."""
+        Returns (…, Q, D), or of the last layer those of them that `tokens` keeps.
+        """
         module = f"encoder.layer.{number}"
-        query = self.linear(f"{module}.attention.self.query", queries)
+        names = ("query", "key", "value")
+        sources = (queries, hidden, hidden)
+        inputs = [
+            self.linear(f"{module}.attention.self.{name}", source) for name, source in zip(names, sources, strict=True)
+        ]
         heads = self.config.num_attention_heads
         head_width = self.config.hidden_size // heads
-        sizes: Attributes = {"num_heads": heads, "heads": [0, 0, heads, head_width], "scale": float(head_width**-0.5)}
-        context = self.graph.call("attention", f"{module}.attention.self", query, key, value, bias, attributes=sizes)
+        context = self.tokens.attention(f"{module}.attention.self", inputs, heads, head_width)
+        if last:
+            context, queries = self.tokens.after_attention(context), self.tokens.after_attention(queries)
         attended = self.linear(f"{module}.attention.output.dense", context)
         attended = self.graph.call("residual", f"{module}.attention.output", attended, queries)
         attended = self.layer_norm(f"{module}.attention.output.LayerNorm", attended)
@@ -204,6 +192,10 @@ class Encoder:
         outer = self.linear(f"{module}.output.dense", inner)
         outer = self.graph.call("residual", f"{module}.output", outer, attended)
         return self.layer_norm(f"{module}.output.LayerNorm", outer)
+
+    def to_float(self, module: str, x: ir.Value) -> ir.Value:
+        """`x` in float32, where packed layers may have less."""
+        return self.graph.call("to_float", module, x) if self.wanted.packed else x
 
     def linear(self, module: str, x: ir.Value) -> ir.Value:
         """`x` (…, in) times the weight, stored here as (in, out), plus the bias."""

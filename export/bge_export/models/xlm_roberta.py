@@ -14,7 +14,6 @@ import onnx_ir as ir
 from bge_export.heads import Wanted
 from bge_export.models import bert
 from bge_export.models.encoder import HARMLESS_KEYS, Encoder, check_sizes, weight_shapes
-from bge_export.ops import Graph
 from bge_export.weights import Weights
 
 __all__ = ["HARMLESS_WEIGHTS", "PREFIX", "Config", "build", "position_limit", "weight_shapes"]
@@ -53,16 +52,10 @@ def position_limit(config: Config) -> int:
 
 
 def build(config: Config, weights: Weights, wanted: Wanted) -> ir.Model:
-    """The graph of a checkpoint, unlowered, from input_ids and attention_mask (B, T) int64, padded on the right.
+    """The graph of a checkpoint, unlowered; see `models.tokens` for its inputs.
 
     Positions are counted over the ids that are not the padding id, as PyTorch counts them: a text may hold the padding
     token as a word.
     """
-    graph = Graph("xlm-roberta")
-    encoder = Encoder(graph, config, weights)
-    input_ids = graph.input("input_ids", ["B", "T"])
-    mask = graph.input("attention_mask", ["B", "T"])
-    embedded = (encoder.words(input_ids), encoder.position_table())
     pad = {"pad_token_id": config.pad_token_id}
-    summed = graph.call("embeddings_past_padding", "embeddings", input_ids, *embedded, attributes=pad)
-    return encoder.finish(summed, mask, wanted)
+    return Encoder.of("xlm-roberta", config, weights, wanted).build("embeddings_past_padding", pad)

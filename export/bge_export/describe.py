@@ -1,0 +1,74 @@
+"""What a bundle will be: the outputs of its graph, and its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bge_export import bundle_writer, catalog
+from bge_export.checkpoint import Recipe
+from bge_export.heads import Wanted
+from bge_export.lowering.targets import DECODERS, Target, targets_of
+from bge_export.request import Request
+from bge_onnx import Bundle
+from bge_onnx.bundle import FORMAT_VERSION, Source
+
+MCLS_ABOVE_TOKENS = 512
+
+
+def wanted_of(recipe: Recipe, target: Target) -> Wanted:
+    """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
+    more = recipe.heads != ("dense",) or (recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls")
+    return Wanted(
+        pooling=recipe.pooling,
+        normalize=recipe.normalize,
+        heads=recipe.heads,
+        raw=not target.plain,
+        token_states=target.plain or more,
+        prune=not target.plain,
+        packed=target.layout == "packed",
+    )
+
+
+def describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:
+    """The bundle's manifest without what is known only when it is written."""
+    target, entry = targets_of(model_type)[request.target], catalog.find(request.model)
+    wanted = wanted_of(recipe, target)
+    twice = wanted.raw and recipe.normalize
+    return Bundle(
+        folder=Path(),
+        format_version=FORMAT_VERSION,
+        name=_name(request),
+        model=entry.repository if entry else request.model,
+        model_type=model_type,
+        licence=entry.licence if entry else None,
+        source=source,
+        target=request.target,
+        provider=target.provider,
+        layout=target.layout,
+        graph=target.graph,
+        tokenizer=bundle_writer.TOKENIZER,
+        outputs={head: target.outputs.get(head, head) for head in recipe.heads},
+        raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and head != "sparse"},
+        token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
+        dims={},
+        causal=model_type in DECODERS,
+        pooling=recipe.pooling,
+        normalized=recipe.normalize,
+        max_tokens=recipe.max_tokens,
+        lower_cased=recipe.lower_cased,
+        prompts=recipe.prompts,
+        special_ids={},
+        kernels=(),
+        weights=request.weights,
+        calibration=request.calibration.described if request.calibration else None,
+        versions=bundle_writer.versions(),
+        files={},
+        parity=None,
+        quality={},
+    )
+
+
+def _name(request: Request) -> str:
+    """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
+    special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * (request.calibration is not None)
+    return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])

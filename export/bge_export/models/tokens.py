@@ -1,0 +1,136 @@
+"""How the texts of a batch lie in an encoder's graph: padded on a text axis, or packed one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import onnx_ir as ir
+
+from bge_export.heads import COLBERT, Wanted
+from bge_export.ops import Attributes, Graph
+from bge_export.pooling import pool
+from bge_onnx.bundle import CU_SEQLENS, POOLED_ROWS, QUERY_TOKENS, STATE_ROWS, TEXT_STARTS, TOKEN_OFFSET
+
+Axes = list[int | str]
+
+
+class Tokens(Protocol):
+    """The inputs of a batch's texts, and what depends on how they lie; `axes` are those of all their tokens."""
+
+    axes: Axes
+    state_axes: Axes
+    colbert_axes: Axes
+
+    def embed(self, op: str, word: ir.Value, positions: ir.Value, attributes: Attributes | None = None) -> ir.Value:
+        """The sum of word and position embeddings."""
+
+    def attention(self, module: str, inputs: Sequence[ir.Value], heads: int, head_width: int) -> ir.Value:
+        """Every query's mix of its text's values; `inputs` are queries, keys and values."""
+
+    def before_last(self, hidden: ir.Value) -> ir.Value:
+        """The tokens whose queries the last layer is given."""
+
+    def after_attention(self, hidden: ir.Value) -> ir.Value:
+        """Those of them that the last layer goes on with."""
+
+    def pooled(self, states: ir.Value) -> ir.Value:
+        """One vector (B, D) a text, from the last layer's states."""
+
+    def before_colbert(self, states: ir.Value) -> ir.Value:
+        """The states that ColBERT rows are made of."""
+
+    def colbert(self, rows: ir.Value) -> ir.Value:
+        """ColBERT rows, those of padding zero."""
+
+
+class Padded:
+    """Texts (B, T), padded on the right, with a mask.
+
+    The last layer's queries, output projection and FFN are computed for the CLS token alone where `dense` needs no more
+    (`wanted.prunes`). Where other outputs need all tokens, a graph input says how many tokens from the first on are
+    computed: 1 for `dense`, T for the others. (ONNX Runtime 1.32 runs every node, whatever is asked for:
+    `only_execute_path_to_fetches` does nothing in its inference builds.)
+    """
+
+    def __init__(self, graph: Graph, wanted: Wanted) -> None:
+        self.graph, self.wanted = graph, wanted
+        self.axes: Axes = ["B", "T"]
+        self.state_axes: Axes = ["B", "Q" if wanted.prunes else "T"]
+        self.colbert_axes: Axes = ["B", "rows"]
+        self.ids = graph.input("input_ids", self.axes)
+        self.mask = graph.input("attention_mask", self.axes)
+        self.bias = graph.call("attention_bias", "attention_bias", self.mask)
+
+    def embed(self, op: str, word: ir.Value, positions: ir.Value, attributes: Attributes | None = None) -> ir.Value:
+        return self.graph.call(op, "embeddings", self.ids, word, positions, attributes=attributes)
+
+    def attention(self, module: str, inputs: Sequence[ir.Value], heads: int, head_width: int) -> ir.Value:
+        sizes = _sizes([0, 0, heads, head_width])
+        return self.graph.call("attention", module, *inputs, self.bias, attributes=sizes)
+
+    def before_last(self, hidden: ir.Value) -> ir.Value:
+        if self.wanted.prunes and self.wanted.token_states:
+            return self.graph.call("leading_tokens", "pooling", hidden, self.graph.input(QUERY_TOKENS, [1]))
+        return self.graph.call("first_token", "pooling", hidden) if self.wanted.prunes else hidden
+
+    def after_attention(self, hidden: ir.Value) -> ir.Value:
+        return hidden
+
+    def pooled(self, states: ir.Value) -> ir.Value:
+        return pool(self.graph, states, self.mask, self.wanted.pooling)
+
+    def before_colbert(self, states: ir.Value) -> ir.Value:
+        return self.graph.call("without_first", COLBERT, states)
+
+    def colbert(self, rows: ir.Value) -> ir.Value:
+        return self.graph.call("mask_rows", COLBERT, rows, self.mask)
+
+
+class Packed:
+    """Texts one after another (T,), as fused attention on GPUs takes them: nothing is padded.
+
+    The last layer goes on, after its attention, with the rows that an input names: each text's pooled token for `dense`
+    alone, all for the others. Its attention is computed for all, as the fused operator has a query for each key.
+    """
+
+    def __init__(self, graph: Graph, wanted: Wanted) -> None:
+        self.graph, self.wanted = graph, wanted
+        self.axes: Axes = ["T"]
+        self.ids = graph.input("input_ids", self.axes)
+        self.starts = graph.input(TEXT_STARTS, self.axes)
+        self.ends = graph.input(CU_SEQLENS, ["B + 1"], ir.DataType.INT32)
+        self.places = graph.input(TOKEN_OFFSET, ["B", "longest"], ir.DataType.INT32)
+        self.rows = None if wanted.pooling == "mean" else graph.input(STATE_ROWS, ["S"])
+        self.pooled_rows = None if wanted.pooling == "mean" else graph.input(POOLED_ROWS, ["B"])
+        self.state_axes: Axes = ["T" if self.rows is None else "S"]
+        self.colbert_axes = self.state_axes
+
+    def embed(self, op: str, word: ir.Value, positions: ir.Value, attributes: Attributes | None = None) -> ir.Value:
+        inputs = (self.ids, word, positions, self.starts)
+        return self.graph.call(f"packed_{op}", "embeddings", *inputs, attributes=attributes)
+
+    def attention(self, module: str, inputs: Sequence[ir.Value], heads: int, head_width: int) -> ir.Value:
+        inputs = (*inputs, self.starts, self.places, self.ends)
+        return self.graph.call("packed_attention", module, *inputs, attributes=_sizes([0, heads, head_width]))
+
+    def before_last(self, hidden: ir.Value) -> ir.Value:
+        return hidden
+
+    def after_attention(self, hidden: ir.Value) -> ir.Value:
+        return hidden if self.rows is None else self.graph.call("rows", "pooling", hidden, self.rows)
+
+    def pooled(self, states: ir.Value) -> ir.Value:
+        if self.pooled_rows is None:
+            return self.graph.call("packed_mean", "pooling", states, self.starts, self.ends)
+        return self.graph.call("rows", "pooling", states, self.pooled_rows)
+
+    def before_colbert(self, states: ir.Value) -> ir.Value:
+        return states
+
+    def colbert(self, rows: ir.Value) -> ir.Value:
+        return rows
+
+
+def _sizes(heads: list[int]) -> Attributes:
+    return {"num_heads": heads[-2], "heads": heads, "scale": float(heads[-1] ** -0.5)}

@@ -1,0 +1,162 @@
+"""Packed graphs: composed bodies on the CPU, and what CUDA gets under NumPy's version of its operators."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from scipy.special import erf
+
+from bge_export import export as exporting
+from bge_export.checkpoint import Options
+from bge_export.export import export
+from bge_export.lowering import Lowering
+from bge_export.lowering.targets import ENCODER_TARGETS, Target
+from bge_export.request import Request
+from bge_onnx import Embedder, ProviderError
+from bge_onnx.batches import plan_batches
+from bge_onnx.session import packed_feeds
+
+LENGTHS = (1, 2, 7, 19, 33, 19, 60)
+COMPOSED = Target(provider="CPUExecutionProvider", layout="packed", lowering=lambda *_: Lowering({}))
+CLS = Options(pooling="cls")
+POOLINGS = ("cls", "mean", "last")
+
+
+class PackedMultiHeadAttention(OpRun):
+    """Of https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md: rows go to the places of a padded
+    batch that `token_offset` names, attention hides what is past a text's length, rows come back.
+    """
+
+    op_domain = "com.microsoft"
+
+    def _run(self, query, key, value, bias, token_offset, cu_seqlens, num_heads, scale):
+        assert bias is None
+        assert token_offset.dtype == cu_seqlens.dtype == np.int32
+        (batch, longest), tokens = token_offset.shape, len(query)
+        places = token_offset.ravel()[:tokens]
+        assert sorted(token_offset.ravel()) == list(range(batch * longest))
+
+        def by_head(rows):
+            padded = np.zeros((batch * longest, rows.shape[1]), dtype=np.float32)
+            padded[places] = rows
+            return padded.reshape(batch, longest, num_heads, -1).transpose(0, 2, 1, 3)
+
+        scores = by_head(query) @ by_head(key).transpose(0, 1, 3, 2) * scale
+        hidden = np.arange(longest) >= np.diff(cu_seqlens)[:, None]
+        scores[np.broadcast_to(hidden[:, None, None], scores.shape)] = -np.inf
+        weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        mixed = (weights @ by_head(value)).transpose(0, 2, 1, 3).reshape(batch * longest, -1)
+        return (mixed[places].astype(query.dtype),)
+
+
+class SkipLayerNormalization(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x, skip, scale, shift, bias, epsilon):
+        total = (x + skip + bias).astype(np.float32)
+        centred = total - total.mean(axis=-1, keepdims=True)
+        unit = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon)
+        return ((unit * scale + shift).astype(x.dtype),)
+
+
+class BiasGelu(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x, bias):
+        total = (x + bias).astype(np.float32)
+        return ((total * (1 + erf(total / np.sqrt(np.float32(2)))) / 2).astype(x.dtype),)
+
+
+OPERATORS = [PackedMultiHeadAttention, SkipLayerNormalization, BiasGelu]
+
+
+def texts(vocabulary: int, *, pad: int) -> list[np.ndarray]:
+    """Token ids, the padding id among them as a word."""
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(5, vocabulary, length) for length in LENGTHS]
+    ids[4][7:9] = pad
+    return ids
+
+
+@pytest.fixture
+def composed(monkeypatch):
+    """The composed bodies as a target."""
+    monkeypatch.setitem(ENCODER_TARGETS, "packed", COMPOSED)
+    monkeypatch.setattr(exporting, "NAMES", (*exporting.NAMES, "packed"))
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_a_packed_graph_is_the_padded_one(composed, tiny_checkpoint, tmp_path, pooling):
+    """A BERT's packed graph passes the export's check, and texts of all lengths share a batch."""
+    options = Options(pooling=pooling)
+    request = Request(model="tiny", target="packed", checkpoint=tiny_checkpoint, options=options)
+    bundle = export(request, tmp_path / "bundle")
+    assert bundle.parity
+    assert bundle.parity.passed
+    embedder = Embedder.open(bundle.folder)
+    ids = texts(100, pad=0)
+    together = embedder.embed_token_ids(ids).dense
+    alone = np.concatenate([embedder.embed_token_ids([row]).dense for row in ids])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_packed_heads_are_those_of_the_cpu(composed, m3_checkpoint, m3, tmp_path):
+    """An XLM-R's three heads from a packed batch, the padding id within a text, and MCLS."""
+    request = Request(model="m3", target="packed", checkpoint=m3_checkpoint, options=CLS)
+    embedder = Embedder.open(export(request, tmp_path / "bundle").folder)
+    ids, heads = texts(100, pad=1), ("dense", "sparse", "colbert")
+    found, wanted = (each.embed_token_ids(ids, heads=heads) for each in (embedder, m3))
+    np.testing.assert_allclose(found.dense, wanted.dense, atol=1e-6)
+    np.testing.assert_allclose(embedder.embed_token_ids(ids).dense, wanted.dense, atol=1e-6)
+    assert [list(row) for row in found.sparse] == [list(row) for row in wanted.sparse]
+    np.testing.assert_allclose(found.sparse.weights, wanted.sparse.weights, atol=1e-6)
+    for ours, theirs in zip(found.colbert, wanted.colbert, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(("target", "limit"), [("cuda-fp32", 1e-6), ("cuda-fp16", 4e-3)])
+@pytest.mark.parametrize("dense_alone", [True, False])
+def test_what_cuda_gets(m3_checkpoint, m3, tmp_path, target, limit, dense_alone):
+    """The graph for CUDA, its fused operators in NumPy, gives the CPU's vectors of a packed batch."""
+    request = Request(model="m3", target=target, checkpoint=m3_checkpoint, options=CLS, check=False)
+    bundle = export(request, tmp_path / "bundle")
+    assert bundle.parity is None
+    model = onnx.load(bundle.folder / bundle.graph)
+    onnx.checker.check_model(bundle.folder / bundle.graph)
+    ids = texts(100, pad=1)
+    (batch,) = plan_batches(ids, layout="packed", pad_id=1)
+    feeds = {"input_ids": batch.input_ids, **packed_feeds(batch, last=False, dense_alone=dense_alone)}
+    evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
+    outputs = dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
+    wanted = m3.embed_token_ids([ids[row] for row in batch.rows], heads=("dense", "colbert"))
+    assert all(values.dtype == np.float32 for values in outputs.values())
+    np.testing.assert_allclose(outputs["dense"], wanted.dense, atol=limit)
+    if not dense_alone:
+        rows = [text[1:] for text in batch.states(outputs["colbert"])]
+        np.testing.assert_allclose(np.concatenate(rows), np.concatenate(wanted.colbert), atol=limit)
+
+
+@pytest.mark.parametrize("target", ["cuda-fp32", "cuda-fp16"])
+def test_every_operator_of_a_layer_is_fused(m3_checkpoint, tmp_path, target):
+    """A layer is ten nodes, and all that is left in standard operators is a handful of them."""
+    request = Request(model="m3", target=target, checkpoint=m3_checkpoint, options=CLS, check=False)
+    bundle = export(request, tmp_path / "bundle")
+    nodes = onnx.load(bundle.folder / bundle.graph, load_external_data=False).graph.node
+    layer = [node.op_type for node in nodes if node.name.startswith("encoder.layer.0.")]
+    assert sorted(layer) == sorted(
+        ["Gemm"] * 3 + ["PackedMultiHeadAttention"] + ["MatMul"] * 3 + ["BiasGelu"] + ["SkipLayerNormalization"] * 2
+    )
+    host = {"Shape", "Size", "NonZero", "Range", "If", "Loop", "Reshape"}  # what keeps CUDA graphs from being captured
+    assert not host & {node.op_type for node in nodes}
+
+
+def test_a_check_without_its_provider_is_refused(tiny_checkpoint, tmp_path):
+    """Exporting for CUDA where there is none says what to do; nothing is written."""
+    request = Request(model="tiny", target="cuda-fp16", checkpoint=tiny_checkpoint, options=CLS)
+    with pytest.raises(ProviderError, match="--no-check"):
+        export(request, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
