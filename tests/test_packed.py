@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
@@ -17,7 +21,7 @@ from bge_export.lowering.targets import ENCODER_TARGETS, Target
 from bge_export.request import Request
 from bge_onnx import Embedder, ProviderError
 from bge_onnx.batches import plan_batches
-from bge_onnx.session import packed_feeds
+from bge_onnx.cuda import REPLAY_TEXTS, REPLAY_TOKENS, Device, packed_feeds
 
 LENGTHS = (1, 2, 7, 19, 33, 19, 60)
 COMPOSED = Target(provider="CPUExecutionProvider", layout="packed", lowering=lambda *_: Lowering({}))
@@ -118,6 +122,61 @@ def test_packed_heads_are_those_of_the_cpu(composed, m3_checkpoint, m3, tmp_path
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.fixture
+def device(composed, m3_checkpoint, tmp_path) -> Embedder:
+    """The composed bundle of an XLM-R, whose batches run as on a device, its buffers in the CPU's memory."""
+    request = Request(model="m3", target="packed", checkpoint=m3_checkpoint, options=CLS, check=False)
+    return Embedder.open(export(request, tmp_path / "composed").folder)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(1, 70), min_size=1, max_size=20))
+def test_small_batches_are_filled_up_and_replayed(device, m3, lengths):
+    """Whatever a batch holds, buffers of a few sizes give its vectors, and larger batches need none."""
+    rng = np.random.default_rng(len(lengths))
+    ids = [rng.integers(5, 100, length) for length in lengths]
+    np.testing.assert_allclose(device.embed_token_ids(ids).dense, m3.embed_token_ids(ids).dense, atol=1e-6)
+    (ready,) = device.session._devices
+    assert all(key[0] in REPLAY_TOKENS and key[1] in REPLAY_TEXTS for key in ready._recordings)
+    assert bool(ready._recordings) or sum(lengths) > max(REPLAY_TOKENS)
+
+
+def test_threads_share_a_device(device, m3):
+    """Several threads at once get their own texts' vectors."""
+    rng = np.random.default_rng(0)
+    jobs = [[rng.integers(5, 100, length) for length in rng.integers(1, 30, 5)] for _ in range(24)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda ids: device.embed_token_ids(ids).dense, jobs))
+    for ids, vectors in zip(jobs, found, strict=True):
+        np.testing.assert_allclose(vectors, m3.embed_token_ids(ids).dense, atol=1e-6)
+
+
+def full_device(monkeypatch, most_tokens: int) -> None:
+    """Make batches of more tokens fail, as a device without memory does."""
+    run = Device._run
+
+    def failing(self, batch, names, *, dense_alone):
+        if len(batch.input_ids) > most_tokens:
+            raise RuntimeError(f"BFCArena: Failed to allocate memory for requested buffer of size {most_tokens}")
+        return run(self, batch, names, dense_alone=dense_alone)
+
+    monkeypatch.setattr(Device, "_run", failing)
+
+
+def test_a_batch_too_large_for_the_device_runs_in_halves(device, m3, monkeypatch):
+    """Without memory for a batch its halves run, and every vector is right; half of that is an error with numbers."""
+    ids = texts(100, pad=1)
+    total = sum(map(len, ids))
+    full_device(monkeypatch, total - 1)
+    heads = ("dense", "sparse", "colbert")
+    found, wanted = (each.embed_token_ids(ids, heads=heads) for each in (device, m3))
+    np.testing.assert_allclose(found.dense, wanted.dense, atol=1e-6)
+    assert [list(row) for row in found.sparse] == [list(row) for row in wanted.sparse]
+    full_device(monkeypatch, 20)
+    with pytest.raises(ProviderError, match=r"device memory: expected room for \d texts with \d+ tokens"):
+        device.embed_token_ids(ids)
+
+
 @pytest.mark.parametrize(("target", "limit"), [("cuda-fp32", 1e-6), ("cuda-fp16", 4e-3)])
 @pytest.mark.parametrize("dense_alone", [True, False])
 def test_what_cuda_gets(m3_checkpoint, m3, tmp_path, target, limit, dense_alone):
@@ -129,7 +188,7 @@ def test_what_cuda_gets(m3_checkpoint, m3, tmp_path, target, limit, dense_alone)
     onnx.checker.check_model(bundle.folder / bundle.graph)
     ids = texts(100, pad=1)
     (batch,) = plan_batches(ids, layout="packed", pad_id=1)
-    feeds = {"input_ids": batch.input_ids, **packed_feeds(batch, last=False, dense_alone=dense_alone)}
+    feeds = packed_feeds(batch, last=False, dense_alone=dense_alone)
     evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
     outputs = dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
     wanted = m3.embed_token_ids([ids[row] for row in batch.rows], heads=("dense", "colbert"))

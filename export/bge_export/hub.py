@@ -9,8 +9,8 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
 from bge_export.heads import FILES
-from bge_onnx.errors import CheckpointError
-from bge_onnx.hub import first_line, hub_errors
+from bge_onnx.errors import CheckpointError, first_line
+from bge_onnx.hub import hub_errors
 
 SMALL_FILES = (
     "config.json",

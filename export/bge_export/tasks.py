@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bge_onnx.errors import InputError
-from bge_onnx.hub import first_line, hub_errors
+from bge_onnx.errors import InputError, first_line
+from bge_onnx.hub import hub_errors
 
 DATA_VARIABLE = "BGE_EVAL_DATA"
 

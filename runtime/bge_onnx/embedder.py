@@ -51,6 +51,7 @@ class Embedder:
         bundle: str | Path,
         *,
         threads: int | None = None,
+        device: int = 0,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         verify: bool = False,
@@ -58,6 +59,7 @@ class Embedder:
         """Open a bundle: a local folder, or a Hub repository that holds one (downloaded once).
 
         threads   cores to use; None for all that the scheduler and the container allow
+        device    number of the GPU, for bundles that run on one
         revision  branch, tag or commit of the Hub repository
         cache_dir  where downloads are kept; None for huggingface_hub's own cache
         verify    also compare the hash of every file (sizes always are)
@@ -66,7 +68,7 @@ class Embedder:
         """
         opened = Bundle.open(find_bundle(bundle, revision=revision, cache_dir=cache_dir), verify=verify)
         tokenizer = Tokenizer.open(opened.folder / opened.tokenizer, max_tokens=opened.max_tokens)
-        return cls(opened, tokenizer, Session(opened, resolve_threads(threads)))
+        return cls(opened, tokenizer, Session(opened, resolve_threads(threads), device))
 
     def embed(
         self,

@@ -19,3 +19,9 @@ class ProviderError(BgeError):
 
 class InputError(BgeError, ValueError):
     """A caller's texts or arguments cannot be embedded."""
+
+
+def first_line(error: Exception) -> str:
+    """An error's class and the first line of its text."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from bge_onnx.bundle import MANIFEST
-from bge_onnx.errors import BundleError
+from bge_onnx.errors import BundleError, first_line
 
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -44,9 +44,3 @@ def hub_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError  # noqa: PLC0415
 
     return (*HfHubHTTPError.__bases__, EntryNotFoundError, ValueError)
-
-
-def first_line(error: Exception) -> str:
-    """An error's class and the first line of its text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

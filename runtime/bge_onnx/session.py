@@ -15,20 +15,16 @@ from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
 from bge_onnx.bundle import (
-    CU_SEQLENS,
     KEPT_TOKENS,
     KEYS,
     PAST_KEYS,
     PAST_VALUES,
-    POOLED_ROWS,
     QUERY_TOKENS,
-    STATE_ROWS,
-    TEXT_STARTS,
-    TOKEN_OFFSET,
     VALUES,
     Bundle,
 )
-from bge_onnx.errors import BundleError, ProviderError
+from bge_onnx.cuda import CUDA, NO_DEVICE, Device, provider_options
+from bge_onnx.errors import BundleError, ProviderError, first_line
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -67,7 +63,9 @@ class Session:
 
     bundle: Bundle
     threads: int
+    device: int = 0
     _sessions: dict[int, ort.InferenceSession] = field(default_factory=dict, init=False)
+    _devices: list[Device] = field(default_factory=list, init=False)  # none or one
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def run(
@@ -79,6 +77,9 @@ class Session:
 
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
+        if self.bundle.layout == "packed":
+            yield from self._on_device().run(batches, names, dense_alone=self._dense_alone(names))
+            return
         total_tokens = sum(batch.input_ids.size for batch in batches)
         few = len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS
         if few or self.bundle.causal:  # a decoder's weights take gigabytes: never twice
@@ -109,8 +110,19 @@ class Session:
         """The ONNX Runtime session with that many threads, made once."""
         with self._lock:
             if intra_op_threads not in self._sessions:
-                self._sessions[intra_op_threads] = _load(self.bundle, intra_op_threads)
+                self._sessions[intra_op_threads] = _load(self.bundle, intra_op_threads, self.device)
             return self._sessions[intra_op_threads]
+
+    def _dense_alone(self, names: Sequence[str]) -> bool:
+        return {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}.issuperset(names)
+
+    def _on_device(self) -> Device:
+        session = self.load(self.threads)
+        with self._lock:
+            if not self._devices:
+                place = ("cuda" if self.bundle.provider == CUDA else "cpu", self.device)
+                self._devices.append(Device(session, place, last=self.bundle.pooling == "last"))
+            return self._devices[0]
 
     def past_of(self, token_ids: NDArray[np.int64]) -> Past:
         """Keys and values of a beginning's tokens (P,), in one run with all cores."""
@@ -126,15 +138,11 @@ class Session:
 
     def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str], past: Past | None) -> Outputs:
         inputs = {node.name for node in session.get_inputs()}
-        dense_alone = {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}.issuperset(names)
         feeds: dict[str, NDArray[Any]] = {"input_ids": batch.input_ids}
-        if batch.packed:
-            packed = packed_feeds(batch, last=self.bundle.pooling == "last", dense_alone=dense_alone)
-            feeds |= {name: values for name, values in packed.items() if name in inputs}
         if "attention_mask" in inputs:
             feeds["attention_mask"] = batch.attention_mask
         if QUERY_TOKENS in inputs:
-            feeds[QUERY_TOKENS] = np.array([1 if dense_alone else batch.input_ids.shape[1]])
+            feeds[QUERY_TOKENS] = np.array([1 if self._dense_alone(names) else batch.input_ids.shape[1]])
         if PAST_KEYS in inputs:
             none = _no_past(session)
             keys, values = (past.keys, past.values) if past else (none, none)
@@ -142,32 +150,12 @@ class Session:
         return dict(zip(names, session.run(names, feeds), strict=True))
 
 
-def packed_feeds(batch: Batch, *, last: bool, dense_alone: bool) -> dict[str, NDArray[Any]]:
-    """What a packed graph takes beside the token ids.
-
-    last         dense vectors come from each text's last token; else from the first
-    dense_alone  the last layer is computed for those tokens only
-    """
-    starts, longest = batch.starts, int(batch.lengths.max())
-    pooled = starts[1:] - 1 if last else starts[:-1]
-    # Places of a (B, longest) matrix: of the tokens first, in their order, then of what padding would be.
-    is_token = np.arange(longest) < batch.lengths[:, None]
-    places = np.concatenate([np.flatnonzero(is_token), np.flatnonzero(~is_token)])
-    return {
-        TEXT_STARTS: np.repeat(starts[:-1], batch.lengths),
-        CU_SEQLENS: starts.astype(np.int32),
-        TOKEN_OFFSET: places.astype(np.int32).reshape(is_token.shape),
-        STATE_ROWS: pooled if dense_alone else np.arange(len(batch.input_ids)),
-        POOLED_ROWS: np.arange(len(pooled)) if dense_alone else pooled,
-    }
-
-
 def _no_past(session: ort.InferenceSession) -> NDArray[np.float32]:
     layers, heads, _, width = next(node.shape for node in session.get_inputs() if node.name == PAST_KEYS)
     return np.zeros((layers, heads, 0, width), dtype=np.float32)
 
 
-def _load(bundle: Bundle, intra_op_threads: int) -> ort.InferenceSession:
+def _load(bundle: Bundle, intra_op_threads: int, device: int) -> ort.InferenceSession:
     _check_provider(bundle, ort.get_available_providers())
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
@@ -177,9 +165,19 @@ def _load(bundle: Bundle, intra_op_threads: int) -> ort.InferenceSession:
     # which costs 8 % of a layer on the CPU.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
+    provider: str | tuple[str, dict[str, str]] = bundle.provider
+    if bundle.provider == CUDA:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
+        provider = (CUDA, provider_options(bundle.target, device))
     try:
-        session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[bundle.provider])
+        session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[provider])
     except Exception as error:  # onnxruntime's exceptions have no common class but Exception
+        if bundle.provider == CUDA and any(sign in str(error) for sign in NO_DEVICE):
+            raise ProviderError(
+                f"device {device}: expected a GPU that ONNX Runtime {ort.__version__} can use, found "
+                f"{first_line(error)}\n"
+                "    nvidia-smi lists the devices and the driver; bge-onnx[cuda] needs the CUDA libraries too."
+            ) from error
         raise BundleError(
             f"{bundle.folder / bundle.graph}: ONNX Runtime {ort.__version__} cannot load this graph: {error}\n"
             "    Check the files with `bge info --verify`, or export the bundle again."

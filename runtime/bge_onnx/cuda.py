@@ -1,0 +1,208 @@
+"""Packed batches on a device: what the graph is fed, and CUDA graphs that replay small batches.
+
+A kernel launch takes microseconds, and a small model has a hundred: at one short text the GPU waits for the host. ONNX
+Runtime can record all launches of a run and replay them at once, as long as shapes and addresses stay. So small batches
+are filled up to one of a few sizes, and each size keeps its buffers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from bge_onnx.batches import Batch
+from bge_onnx.bundle import CU_SEQLENS, POOLED_ROWS, STATE_ROWS, TEXT_STARTS, TOKEN_OFFSET
+from bge_onnx.errors import ProviderError, first_line
+
+Feeds = Mapping[str, NDArray[Any]]
+Outputs = Mapping[str, NDArray[Any]]
+
+CUDA = "CUDAExecutionProvider"
+
+AHEAD = 2
+"""Batches begun before the caller has taken the first: the device never waits for what the caller does with vectors."""
+
+OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""What ONNX Runtime's errors say when the device is full."""
+
+NO_DEVICE = ("CUDA failure", "CUDA error", "cudaError", "invalid device", "no CUDA-capable device", "libcu")
+"""What they say when there is no such device, or no library or driver for it."""
+
+REPLAY_TOKENS = (16, 32, 64, 128, 256, 512)
+REPLAY_TEXTS = (1, 2, 4, 8, 16, 32)
+"""Sizes that batches are filled up to; larger ones are launched kernel by kernel, which they are long enough for."""
+
+
+def provider_options(target: str, device: int) -> dict[str, str]:
+    """Options of ONNX Runtime's CUDA provider for a bundle's target."""
+    return {
+        "device_id": str(device),
+        "arena_extend_strategy": "kSameAsRequested",  # memory that was needed once, not the next power of two
+        "use_tf32": "0",  # float32 is float32; products of float16 do not ask
+        "enable_skip_layer_norm_strict_mode": "1",  # sums of float16 rows in float32, before ONNX Runtime 1.27
+        "enable_cuda_graph": "1" if target == "cuda-fp16" else "0",
+    }
+
+
+def packed_feeds(batch: Batch, *, last: bool, dense_alone: bool, longest: int | None = None) -> dict[str, NDArray[Any]]:
+    """What a packed graph takes.
+
+    last         dense vectors come from each text's last token; else from the first
+    dense_alone  the last layer is computed for those tokens only
+    longest      tokens of the longest text, or more; None counts them
+    """
+    starts, longest = batch.starts, longest or int(batch.lengths.max())
+    pooled = starts[1:] - 1 if last else starts[:-1]
+    pooled = pooled.clip(0, len(batch.input_ids) - 1)  # texts without a token, which fill a batch up, have none
+    # Places of a (B, longest) matrix: of the tokens first, in their order, then of what padding would be.
+    is_token = np.arange(longest) < batch.lengths[:, None]
+    places = np.concatenate([np.flatnonzero(is_token), np.flatnonzero(~is_token)])
+    return {
+        "input_ids": batch.input_ids,
+        TEXT_STARTS: np.repeat(starts[:-1], batch.lengths),
+        CU_SEQLENS: starts.astype(np.int32),
+        TOKEN_OFFSET: places.astype(np.int32).reshape(is_token.shape),
+        STATE_ROWS: pooled if dense_alone else np.arange(len(batch.input_ids)),
+        POOLED_ROWS: np.arange(len(pooled)) if dense_alone else pooled,
+    }
+
+
+def replay_size(batch: Batch) -> tuple[int, int] | None:
+    """The tokens and texts that a batch is filled up to; None for one that is too large."""
+    tokens = next((size for size in REPLAY_TOKENS if size >= len(batch.input_ids)), None)
+    texts = next((size for size in REPLAY_TEXTS if size >= len(batch.rows)), None)
+    return (tokens, texts) if tokens and texts else None
+
+
+def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
+    """The batch with texts of no token up to `texts`, and one more of as many tokens as are left of `tokens`."""
+    left = tokens - len(batch.input_ids)
+    lengths = np.concatenate([batch.lengths, np.zeros(texts - len(batch.rows), dtype=np.int64), [left]])
+    input_ids = np.concatenate([batch.input_ids, np.zeros(left, dtype=np.int64)])
+    return Batch(rows=batch.rows, input_ids=input_ids, lengths=lengths)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """One size's buffers on the device, bound to the session, and the number of its CUDA graph."""
+
+    session: ort.InferenceSession
+    inputs: Mapping[str, ort.OrtValue]
+    outputs: Mapping[str, ort.OrtValue]
+    binding: ort.IOBinding
+    options: ort.RunOptions
+
+    @classmethod
+    def make(
+        cls, session: ort.InferenceSession, feeds: Feeds, outputs: Mapping[str, Sequence[int]], place: tuple[str, int],
+        number: int,
+    ) -> Recording:  # fmt: skip
+        """Buffers for inputs of these shapes and float32 outputs of those, on a device ("cuda", 0)."""
+        binding, options = session.io_binding(), ort.RunOptions()
+        inputs = {name: ort.OrtValue.ortvalue_from_numpy(values, *place) for name, values in feeds.items()}
+        made = {
+            name: ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, *place)
+            for name, shape in outputs.items()
+        }
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in made.items():
+            binding.bind_ortvalue_output(name, value)
+        options.add_run_config_entry("gpu_graph_id", str(number))
+        return cls(session, inputs, made, binding, options)
+
+    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """The outputs for other values of the same shapes."""
+        for name, values in feeds.items():
+            self.inputs[name].update_inplace(values)
+        self.session.run_with_iobinding(self.binding, self.options)
+        return {name: value.numpy() for name, value in self.outputs.items()}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Device:
+    """A session on a device. All runs are in one thread: ONNX Runtime keeps CUDA graphs with the thread that made them.
+
+    place  ("cuda", its number)
+    last   dense vectors come from each text's last token
+    """
+
+    session: ort.InferenceSession
+    place: tuple[str, int]
+    last: bool
+    _recordings: dict[tuple[Any, ...], Recording] = field(default_factory=dict, init=False)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
+
+    def run(
+        self, batches: Sequence[Batch], names: Sequence[str], *, dense_alone: bool
+    ) -> Iterator[tuple[Batch, Outputs]]:
+        """Each batch with the outputs `names`, in order; the next ones run while the caller has the last.
+
+        Raises ProviderError: the device's memory does not suffice for half a batch either, or for one text.
+        """
+        running: deque[Future[list[tuple[Batch, Outputs]]]] = deque()
+        try:
+            for batch in batches:
+                running.append(self._thread.submit(self._run_or_halve, batch, names, dense_alone=dense_alone))
+                if len(running) > AHEAD:
+                    yield from running.popleft().result()
+            while running:
+                yield from running.popleft().result()
+        finally:  # Ctrl-C, or a caller who stops early
+            for future in running:
+                future.cancel()
+
+    def _run_or_halve(
+        self, batch: Batch, names: Sequence[str], *, dense_alone: bool, halved: bool = False
+    ) -> list[tuple[Batch, Outputs]]:
+        try:
+            return [(batch, self._run(batch, names, dense_alone=dense_alone))]
+        except Exception as error:  # onnxruntime's exceptions have no common class but Exception
+            if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+            if halved or len(batch.rows) == 1:
+                raise ProviderError(
+                    f"device memory: expected room for {len(batch.rows)} texts with {len(batch.input_ids)} tokens, the "
+                    f"longest of {batch.lengths.max()}; found {first_line(error)}\n"
+                    "    Give a smaller budget_tokens or max_tokens, or free memory on the device."
+                ) from error
+        parts = [self._run_or_halve(half, names, dense_alone=dense_alone, halved=True) for half in halves(batch)]
+        return [*parts[0], *parts[1]]
+
+    def _run(self, batch: Batch, names: Sequence[str], *, dense_alone: bool) -> Outputs:
+        size = replay_size(batch) if dense_alone else None
+        if size is None:
+            options = ort.RunOptions()
+            options.add_run_config_entry("gpu_graph_id", "-1")  # no CUDA graph
+            feeds = self._taken(packed_feeds(batch, last=self.last, dense_alone=dense_alone))
+            return dict(zip(names, self.session.run(names, feeds, options), strict=True))
+        full, key = filled_up(batch, *size), (*size, *names)
+        feeds = self._taken(packed_feeds(full, last=self.last, dense_alone=True, longest=size[0]))
+        if key not in self._recordings:
+            widths = {output.name: output.shape[-1] for output in self.session.get_outputs()}
+            shapes = {name: (len(full.lengths), widths[name]) for name in names}
+            number = len(self._recordings) + 1
+            self._recordings[key] = Recording.make(self.session, feeds, shapes, self.place, number)
+        full_outputs = self._recordings[key].run(feeds)
+        return {name: values[: len(batch.rows)].copy() for name, values in full_outputs.items()}  # buffers are reused
+
+    def _taken(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
+        """Those that the graph has an input for."""
+        return {node.name: feeds[node.name] for node in self.session.get_inputs()}
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """A packed batch as two, cut between texts."""
+    middle = len(batch.rows) // 2
+    at = int(batch.starts[middle])
+    return [
+        Batch(rows=batch.rows[:middle], input_ids=batch.input_ids[:at], lengths=batch.lengths[:middle]),
+        Batch(rows=batch.rows[middle:], input_ids=batch.input_ids[at:], lengths=batch.lengths[middle:]),
+    ]
