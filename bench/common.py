@@ -10,10 +10,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bge_export import bundle_writer
 from bge_onnx.threads import available_threads
 
 
@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
         "isa": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f" {flag}" in flags],
         "threads": available_threads(),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
+        "versions": {name: bundle_writer.version_of(name) for name in names},
         "commit": commit,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
@@ -97,8 +97,8 @@ def main(
     table: Callable[[dict[str, Any]], str],
     *,
     needs: Sequence[str],
-) -> None:
-    """Run a benchmark and keep its results, or print the table of a results file.
+) -> dict[str, Any]:
+    """Run a benchmark and keep its results, or print the table of a results file; returns the results.
 
     run    of the arguments and a folder for what it writes
     needs  the names of arguments that a run needs
@@ -108,8 +108,9 @@ def main(
     parser.add_argument("--print", type=Path, dest="file", help="print the table of a results file")
     arguments = parser.parse_args()
     if arguments.file:
-        print(table(json.loads(arguments.file.read_text())))
-        return
+        record: dict[str, Any] = json.loads(arguments.file.read_text())
+        print(table(record))
+        return record
     missing = [f"--{name}" for name in needs if not getattr(arguments, name)]
     if missing:
         parser.error(f"{', '.join(missing)} needed")
@@ -119,6 +120,7 @@ def main(
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(record, indent=1) + "\n")
     print(table(record))
+    return record
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 import common
 from tables import table
+from workers import WORKER, Worker
 from workloads import Workload, workloads
 
 MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5", "m3": "bge-m3"}
@@ -42,7 +43,6 @@ REFERENCES = ("sentence-transformers", "FlagEmbedding, 3 heads")  # float32 PyTo
 FLAG_PYTHON = Path(".venv-flagembedding/bin/python").absolute()
 LIMIT = 2e-5
 LEAST_COSINE = 0.99
-WORKER = Path(__file__).with_name("worker.py")
 
 
 def systems(model: str) -> tuple[str, ...]:
@@ -54,36 +54,6 @@ def command_of(system: str, folder: Path) -> list[str]:
     python = str(FLAG_PYTHON) if system.startswith("FlagEmbedding") else sys.executable
     bundle = TARGETS["int8" in system] if system.startswith("ours") else ""
     return [python, str(WORKER), system, str(folder / bundle)]
-
-
-class Worker:
-    """A system's process."""
-
-    def __init__(self, system: str, folder: Path, workloads_file: Path, vectors: Path) -> None:
-        command = [*command_of(system, folder), str(workloads_file), str(vectors)]
-        self.vectors = vectors
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.read()
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a worker died: {self.process.args}")
-        return json.loads(line)
-
-    def run(self, workload: str) -> dict[str, Any]:
-        assert self.process.stdin
-        self.process.stdin.write(workload + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def stop(self) -> None:
-        assert self.process.stdin
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def prepare(model: str, folder: Path) -> dict[str, Any]:
@@ -153,7 +123,8 @@ def serve(
     Refuses to time float32 vectors that are not PyTorch's.
     """
     workers = {
-        system: Worker(system, folder, plans_file, folder / f"{n}.npy") for n, system in enumerate(systems(model))
+        system: Worker(command_of(system, folder), plans_file, folder / f"{n}.npy")
+        for n, system in enumerate(systems(model))
     }
     order = systems(model)
     results: dict[str, Any] = {plan.name: {system: [] for system in order} for plan in plans}

@@ -18,6 +18,7 @@ import numpy as np
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 BATCH_TEXTS = 32  # sentence-transformers' default
+GPU_BATCH_TEXTS = 128
 
 
 def ours(folder: str, heads: Sequence[str] = ("dense",)) -> Embed:
@@ -95,7 +96,48 @@ def torch_export(folder: str, file: str = "torch_export.onnx") -> Embed:
     return embed
 
 
+def pytorch_cuda(folder: str, *, compiled: bool = False, attention: str = "sdpa") -> Embed:
+    """PyTorch in float16 on a GPU, as sentence-transformers runs it: length-sorted, padded batches, CLS pooling.
+
+    With `flash_attention_2` transformers takes the padding out of attention, and the package flash-attn runs it.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # for a trial of the benchmark itself
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModel.from_pretrained(folder, dtype=torch.float16, attn_implementation=attention).to(device).eval()
+    if compiled:
+        model = torch.compile(model, dynamic=True)
+
+    @torch.inference_mode()
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        dense = torch.empty(len(texts), model.config.hidden_size, device=device)
+        for start in range(0, len(order), GPU_BATCH_TEXTS):
+            rows = order[start : start + GPU_BATCH_TEXTS]
+            batch = tokenizer([texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt")
+            states = model(**batch.to(device)).last_hidden_state[:, 0]
+            dense[rows] = torch.nn.functional.normalize(states.float(), dim=-1)
+        return dense.cpu().numpy()
+
+    return embed
+
+
+def ours_launched(folder: str) -> Embed:
+    """Ours on a GPU without CUDA graphs."""
+    from bge_onnx import cuda
+
+    cuda.REPLAY_TOKENS = ()
+    return ours(folder)
+
+
 SYSTEMS = {
+    "cuda: ours": ours,
+    "cuda: ours, no CUDA graphs": ours_launched,
+    "cuda: PyTorch": pytorch_cuda,
+    "cuda: PyTorch, compiled": lambda folder: pytorch_cuda(folder, compiled=True),
+    "cuda: PyTorch, unpadded": lambda folder: pytorch_cuda(folder, attention="flash_attention_2"),
     "ours": ours,
     "ours int8": ours,
     "sentence-transformers": sentence_transformers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ class Workload:
     texts: Sequence[str]
     tokens: int  # special tokens included, no padding
     single: bool = False
+    squares: int = 0  # sum of each text's tokens squared, which attention takes
 
 
 def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float, max_tokens: int) -> list[Workload]:
@@ -32,28 +33,64 @@ def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float, max_tokens: 
     max_tokens  where every system cuts a text
     """
     rng = np.random.default_rng(0)
-    words = [
-        word for word, _ in sorted(tokenizer.get_vocab().items()) if word.isalpha() and word.isascii() and len(word) > 2
-    ]
-
-    def texts(lengths: Sequence[int]) -> list[str]:
-        return [" ".join(rng.choice(words, length - 2)) for length in lengths]
-
+    words = words_of(tokenizer)
     with gzip.open(scifact, "rt", encoding="utf-8") as file:
         passages = [f"{row['title']} {row['text']}" for row in map(json.loads, file)]
-    lognormal = np.clip(np.exp(rng.normal(4.2, 0.8, int(256 * scale))), 4, 512).astype(int)
+    mix = lognormal(rng, int(256 * scale))
     chosen = rng.choice(len(passages), int(64 * scale), replace=False)
     plain = [
-        ("queries", texts(rng.integers(4, 33, int(512 * scale)).tolist()), False),
+        ("queries", texts(rng, words, rng.integers(4, 33, int(512 * scale))), False),
         ("scifact", [passages[row] for row in chosen], False),
-        ("mix", texts(lognormal.tolist()), False),
-        ("8x128", texts([128] * 8), False),
-        ("one 16", texts([16] * max(8, int(48 * scale))), True),
-        ("one 128", texts([128] * max(8, int(48 * scale))), True),
+        ("mix", texts(rng, words, mix), False),
+        ("8x128", texts(rng, words, [128] * 8), False),
+        ("one 16", texts(rng, words, [16] * max(8, int(48 * scale))), True),
+        ("one 128", texts(rng, words, [128] * max(8, int(48 * scale))), True),
     ]
+    return measured(tokenizer, plain, max_tokens=max_tokens)
+
+
+def gpu_workloads(tokenizer: Tokenizer, *, scale: float, max_tokens: int) -> list[Workload]:
+    """As `workloads`, in the numbers that a GPU needs: queries, a log-normal mix, full texts, and single ones."""
+    rng = np.random.default_rng(0)
+    words = words_of(tokenizer)
+    plain = [
+        ("queries", texts(rng, words, rng.integers(4, 33, int(8192 * scale))), False),
+        ("mix", texts(rng, words, lognormal(rng, int(4096 * scale))), False),
+        ("512", texts(rng, words, [512] * int(1024 * scale)), False),
+        ("one 16", texts(rng, words, [16] * 200), True),
+        ("one 128", texts(rng, words, [128] * 200), True),
+    ]
+    if max_tokens > 512:
+        plain.append((str(max_tokens), texts(rng, words, [max_tokens] * int(64 * scale)), False))
+    return measured(tokenizer, plain, max_tokens=max_tokens)
+
+
+def words_of(tokenizer: Tokenizer) -> list[str]:
+    """Words that are a token each."""
+    vocabulary = sorted(tokenizer.get_vocab())
+    return [word for word in vocabulary if word.isalpha() and word.isascii() and len(word) > 2]
+
+
+def texts(rng: np.random.Generator, words: Sequence[str], lengths: Iterable[int]) -> list[str]:
+    """Texts of so many tokens, the two special ones included."""
+    return [" ".join(rng.choice(words, length - 2)) for length in lengths]
+
+
+def lognormal(rng: np.random.Generator, count: int) -> list[int]:
+    """Lengths of a mix: 92 tokens on average, 4 to 512."""
+    lengths: list[int] = np.clip(np.exp(rng.normal(4.2, 0.8, count)), 4, 512).astype(int).tolist()
+    return lengths
+
+
+def measured(
+    tokenizer: Tokenizer, plain: Iterable[tuple[str, Sequence[str], bool]], *, max_tokens: int
+) -> list[Workload]:
+    """Workloads of names, texts and whether they are single, with their tokens counted."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
-    return [
-        Workload(name=name, texts=rows, single=single, tokens=sum(len(row.ids) for row in tokenizer.encode_batch(rows)))
-        for name, rows, single in plain
-    ]
+    found = []
+    for name, rows, single in plain:
+        lengths = [len(row.ids) for row in tokenizer.encode_batch(list(rows))]
+        squares = sum(length**2 for length in lengths)
+        found.append(Workload(name=name, texts=rows, single=single, tokens=sum(lengths), squares=squares))
+    return found

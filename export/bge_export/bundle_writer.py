@@ -8,8 +8,9 @@ import errno
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,15 @@ def record_quality(folder: Path, task: str, values: Mapping[str, float]) -> None
 def versions() -> Mapping[str, str]:
     """Versions of what makes a bundle."""
     names = ("bge-onnx", "torch", "transformers", "onnx-ir", "onnxruntime", "tokenizers")
-    return {name: version(name) for name in names}
+    return {name: version_of(name) for name in names}
+
+
+def version_of(name: str) -> str:
+    """Of a package, or of a module that runs from its source."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return str(getattr(sys.modules.get(name), "__version__", "from source"))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,247 @@
+"""On a CUDA GPU: parity of the bundles, the kernels they get, and speed beside PyTorch; weights are seeded random ones.
+
+    scripts/gpu                                      everything, in under eight minutes
+    scripts/gpu --parts parity --models small,m3     a part of it
+    scripts/gpu --dry-run                            builds every bundle and lists the checks; needs no GPU
+    scripts/gpu --print bench/results/NVIDIA-H200.json
+
+Exits with 1 where vectors are not PyTorch's. Each system has a process of its own; they take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from tokenizers import Tokenizer
+
+import common
+from bge_export import catalog, random_checkpoint
+from bge_export.export import export
+from bge_export.request import Request
+from bge_onnx import BgeError
+from workers import WORKER, Worker
+from workloads import gpu_workloads
+
+PARTS = ("parity", "kernels", "speed")
+MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5", "m3": "bge-m3"}
+TARGETS = {
+    "small": ("cuda-fp32", "cuda-fp16"),
+    "base": ("cuda-fp32", "cuda-fp16"),
+    "large": ("cuda-fp16",),
+    "m3": ("cuda-fp32", "cuda-fp16"),
+}
+SPEED_TARGET = "cuda-fp16"
+SCALE = {"small": 1, "base": 0.5, "large": 0.25, "m3": 0.25}  # of the number of texts
+SYSTEMS = ("ours", "ours, no CUDA graphs", "PyTorch", "PyTorch, compiled", "PyTorch, unpadded")
+ROUNDS = 3
+DEBUG = {"ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"}
+
+
+def checkpoint_of(model: str, folder: Path) -> Path:
+    """A checkpoint of the true sizes with seeded weights, written once."""
+    entry = catalog.find(MODELS[model])
+    assert entry
+    checkpoint = folder / model / "checkpoint"
+    if not checkpoint.is_dir():
+        checkpoint.mkdir(parents=True)
+        random_checkpoint.write(checkpoint, entry.config, seed=0, lower_case=entry.lower_case, heads=entry.heads)
+    return checkpoint
+
+
+def bundle_of(model: str, target: str, folder: Path, *, check: bool) -> tuple[Path, dict[str, Any]]:
+    """A bundle, and what its export's check found."""
+    out = folder / model / target
+    request = Request(model=MODELS[model], target=target, checkpoint=checkpoint_of(model, folder), check=check)
+    start = time.perf_counter()
+    try:
+        bundle = export(request, out, force=True)
+    except BgeError as error:
+        return out, {"passed": False, "error": str(error), "seconds": time.perf_counter() - start}
+    found: dict[str, Any] = {"seconds": time.perf_counter() - start, "checked": check}
+    if bundle.parity:
+        found |= {"passed": bundle.parity.passed, "heads": asdict(bundle.parity)["heads"], "texts": bundle.parity.texts}
+    return out, found
+
+
+def kernels_of(bundle: Path) -> list[str]:
+    """The attention kernels that ONNX Runtime says it took, for a short text, a batch and a long text."""
+    script = (
+        "import sys; from bge_onnx import Embedder; bge = Embedder.open(sys.argv[1])\n"
+        "for texts in (['what is BM25?'], ['aa bb cc ' * 60] * 32, ['aa bb cc ' * 2700]):\n"
+        "    bge.embed(texts)\n"
+    )
+    command = [sys.executable, "-c", script, str(bundle)]
+    done = subprocess.run(command, env={**os.environ, **DEBUG}, capture_output=True, text=True, check=False)
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "SdpaKernel" in line]
+    return sorted(set(lines)) or [f"nothing was said; exit status {done.returncode}: {done.stderr[-300:]}"]
+
+
+def systems() -> list[str]:
+    """Those that can run here: unpadded attention needs the package flash-attn."""
+    flash = importlib.util.find_spec("flash_attn") is not None
+    return [name for name in SYSTEMS if flash or name != "PyTorch, unpadded"]
+
+
+def speed_of(model: str, bundle: Path, checkpoint: Path, folder: Path) -> dict[str, Any]:
+    """Seconds of every workload by every system in turn, and how far the vectors of the mix are from PyTorch's."""
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    plans = gpu_workloads(tokenizer, scale=SCALE[model], max_tokens=8192 if model == "m3" else 512)
+    plans_file = folder / f"{model}-workloads.json"
+    plans_file.write_text(json.dumps([asdict(plan) for plan in plans]))
+    workers = {}
+    for number, system in enumerate(systems()):
+        place = bundle if system.startswith("ours") else checkpoint
+        command = [sys.executable, str(WORKER), f"cuda: {system}", str(place)]
+        workers[system] = Worker(command, plans_file, folder / f"{model}-{number}.npy")
+    for worker in workers.values():
+        for name in ("mix", "one 16", "one 128"):
+            worker.run(name)  # warm-up, and what is compiled or recorded
+    vectors = {system: np.load(worker.vectors) for system, worker in workers.items()}
+    errors = {system: float(np.abs(found - vectors["PyTorch"]).max()) for system, found in vectors.items()}
+    seconds: dict[str, dict[str, list[list[float]]]] = {plan.name: {name: [] for name in workers} for plan in plans}
+    for plan in plans:
+        for number in range(ROUNDS):
+            order = [*workers][number % len(workers) :] + [*workers][: number % len(workers)]
+            for system in order:
+                seconds[plan.name][system].append(workers[system].run(plan.name)["seconds"])
+    for worker in workers.values():
+        worker.stop()
+    entry = catalog.find(MODELS[model])
+    assert entry
+    workloads = {
+        plan.name: {"texts": len(plan.texts), "tokens": plan.tokens, "squares": plan.squares, "single": plan.single}
+        for plan in plans
+    }
+    return {"workloads": workloads, "seconds": seconds, "difference": errors, "config": entry.config}
+
+
+def peak_tflops() -> float:
+    """What a large float16 product reaches here, the median of ten."""
+    size = 8192
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.float16) for _ in range(2))
+    times = []
+    for _ in range(13):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        left @ right
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / statistics.median(times[3:]) / 1e12
+
+
+def device() -> dict[str, Any]:
+    """The GPU and the libraries."""
+    found = torch.cuda.get_device_properties(0)
+    return {
+        "name": torch.cuda.get_device_name(0),
+        "memory_gib": found.total_memory / 2**30,
+        "cuda": torch.version.cuda,
+        "peak_tflops": peak_tflops(),
+    }
+
+
+def flops(config: Mapping[str, Any], workload: Mapping[str, Any]) -> float:
+    """Floating-point operations of the layers on a workload's tokens, padding not counted."""
+    width, inner, layers = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    weights = layers * (4 * width**2 + 2 * width * inner)
+    return float(2 * weights * workload["tokens"] + 4 * layers * width * workload["squares"])
+
+
+def speed_rows(model: str, record: Mapping[str, Any], peak: float) -> Iterator[list[str]]:
+    for name, workload in record["workloads"].items():
+        by_system = record["seconds"][name]
+        medians = {system: statistics.median(map(sum, rounds)) for system, rounds in by_system.items()}
+        best = min(time for system, time in medians.items() if system.startswith("PyTorch"))
+        for system, total in medians.items():
+            if workload["single"]:
+                times = [1e3 * seconds for rounds in by_system[system] for seconds in rounds]
+                cells = ["", f"{statistics.median(times):.2f}", f"{np.percentile(times, 95):.2f}", ""]
+            else:
+                share = flops(record["config"], workload) / total / 1e12 / peak
+                cells = [f"{workload['tokens'] / total:,.0f}", "", "", f"{share:.0%}"]
+            ratio = f"{best / total:.2f}" if system.startswith("ours") else ""
+            yield [model, name, system, *cells, ratio]
+
+
+def table(record: dict[str, Any]) -> str:
+    """What was checked, and how fast it was."""
+    if record["device"] is None:
+        built = sum(len(targets) for targets in record["parity"].values())
+        return f"{built} bundles built, nothing compared: a dry run"
+    checks = [
+        [model, target, head, f"{values['max_error']:.1e}", f"{values['limit']:.1e}", values["tokens"]]
+        for model, targets in record["parity"].items()
+        for target, found in targets.items()
+        for head, values in found.get("heads", {}).items()
+    ]
+    failed = [
+        [model, target, found["error"].splitlines()[0], "", "", ""]
+        for model, targets in record["parity"].items()
+        for target, found in targets.items()
+        if "error" in found
+    ]
+    parts = [tabulate(checks + failed, ["model", "target", "head", "largest error", "limit", "at tokens"], "github")]
+    for model, kernels in record["kernels"].items():
+        parts.append("\n".join([f"{model}:", *(f"- {line}" for line in kernels)]))
+    if record["speed"]:
+        peak = record["device"]["peak_tflops"]
+        rows = [row for model, found in record["speed"].items() for row in speed_rows(model, found, peak)]
+        headers = ["model", "workload", "system", "tokens/s", "p50 ms", "p95 ms", "of peak", "best PyTorch / ours"]
+        parts.append(tabulate(rows, headers, "github", disable_numparse=True))
+    about = record["device"]
+    parts.append(f"{about['name']}, {about['peak_tflops']:.0f} TFLOP/s. {common.machine_line(record['machine'])}")
+    return "\n\n".join(parts)
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    models, parts = arguments.models.split(","), arguments.parts.split(",")
+    dry = arguments.dry_run
+    if not dry and not torch.cuda.is_available():
+        raise SystemExit("scripts/gpu: expected a CUDA GPU, found none. --dry-run needs none.")
+    record: dict[str, Any] = {"device": None if dry else device(), "parity": {}, "kernels": {}, "speed": {}}
+    for model in models:
+        targets = TARGETS[model] if "parity" in parts or dry else (SPEED_TARGET,)
+        record["parity"][model] = {}
+        for target in targets:
+            bundle, found = bundle_of(model, target, folder, check="parity" in parts and not dry)
+            record["parity"][model][target] = found
+            print(f"{model} {target}: {found}", flush=True)
+        if dry:
+            heads = ", ".join(json.loads((bundle / "bundle.json").read_text())["outputs"])
+            print(f"{model}: {heads} of {' and '.join(targets)} to compare; {', '.join(parts)} to run", flush=True)
+        elif bundle.is_dir():
+            if "kernels" in parts:
+                record["kernels"][model] = kernels_of(bundle)
+            if "speed" in parts:
+                record["speed"][model] = speed_of(model, bundle, checkpoint_of(model, folder), folder)
+        if arguments.out and not dry:  # what is known so far, should time run out
+            arguments.out.write_text(json.dumps({"machine": common.machine(), **record}, indent=1) + "\n")
+    return record
+
+
+def main() -> None:
+    parser = common.new_parser(__doc__)
+    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser.add_argument("--dry-run", action="store_true")
+    record = common.main(parser, run, table, needs=[])
+    failed = [found for targets in record["parity"].values() for found in targets.values() if "error" in found]
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
