@@ -80,10 +80,10 @@ def test_every_token_counts_once(checkpoint, texts, source):
     assert np.trace(found) / (64 * rows) == pytest.approx(1, rel=0.1)
 
 
-@pytest.mark.parametrize("source", ["file", "random"])
+@pytest.mark.parametrize("source", ["file", "random", "none"])
 def test_a_calibrated_bundle_is_checked_with_the_same_texts(checkpoint, texts, tmp_path, source):
     """The manifest says what the texts were; a check needs them again, unless they are random."""
-    given = calibrate.read(str(texts) if source == "file" else "random")
+    given = calibrate.read(str(texts) if source == "file" else source)
     options = Options(pooling="mean")
     request = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, calibration=given, options=options)
     bundle = export(request, tmp_path / "bundle")
@@ -114,7 +114,7 @@ def test_no_text(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="expected a file of texts, one a line, or random; found No such file"):
+    with pytest.raises(InputError, match="expected a file of texts, one a line, random or none; found No such file"):
         calibrate.read(str(tmp_path / "none.txt"))
 
 

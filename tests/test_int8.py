@@ -33,10 +33,10 @@ def checkpoint(tmp_path_factory):
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint"), **SIZES)
 
 
-@pytest.fixture(scope="module", params=["plain", "calibrated"])
+@pytest.fixture(scope="module", params=["none", "random"])
 def either_bundle(request, checkpoint, tmp_path_factory):
-    """The checkpoint for cpu-int8, with and without calibration."""
-    texts = calibrate.RANDOM_IDS if request.param == "calibrated" else None
+    """The checkpoint for cpu-int8, calibrated with random ids and not at all."""
+    texts = calibrate.read(request.param)
     options = Options(pooling="mean")
     wanted = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, calibration=texts, options=options)
     return export(wanted, tmp_path_factory.mktemp("bundle") / "tiny").folder

@@ -20,8 +20,8 @@ from bge_export.weights import Array
 from bge_onnx.batches import plan_batches
 from bge_onnx.errors import CheckpointError, InputError
 
-RANDOM = "random"
-"""In the place of a file: token ids drawn evenly from the vocabulary."""
+RANDOM, NONE = "random", "none"
+"""In the place of a file: token ids drawn evenly from the vocabulary, or each weight rounded by itself."""
 
 LEAST_TEXTS = 64
 RANDOM_TEXTS = 256
@@ -33,22 +33,23 @@ MOST_TOKENS = 512
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What to calibrate with: `texts`, or random token ids where there are none; the manifest says `described`."""
+    """What to calibrate with: `texts`, or random token ids where that is None; the manifest says `described`."""
 
     described: str
     texts: tuple[str, ...] | None = None
 
 
 RANDOM_IDS = Texts(f"{RANDOM_TEXTS} texts of random token ids")
+NOTHING = Texts(NONE, ())
 
 
 def read(source: str) -> Texts:
-    """The texts of a file, one a line, or "random".
+    """The texts of a file, one a line, or what "random" or "none" stand for.
 
     Raises InputError: no such file, not UTF-8, too few texts.
     """
-    if source == RANDOM:
-        return RANDOM_IDS
+    if source in (RANDOM, NONE):
+        return RANDOM_IDS if source == RANDOM else NOTHING
     try:
         content = Path(source).read_bytes()
         texts = tuple(line for line in content.decode("utf-8").splitlines() if line.strip())
@@ -56,7 +57,7 @@ def read(source: str) -> Texts:
         raise InputError(f"{source}: expected UTF-8 text, a text a line, found {error}.") from None
     except OSError as error:
         raise InputError(
-            f"{source}: expected a file of texts, one a line, or random; found {error.strerror}."
+            f"{source}: expected a file of texts, one a line, random or none; found {error.strerror}."
         ) from None
     if len(texts) < LEAST_TEXTS:
         raise InputError(
@@ -67,10 +68,12 @@ def read(source: str) -> Texts:
 
 
 def hessians(folder: Path, recipe: Recipe, texts: Texts, *, progress: bool = False) -> Hessians:
-    """Of every encoder layer's linear modules, by name, X'X of their inputs X on the texts.
+    """Of every encoder layer's linear modules, by name, X'X of their inputs X on the texts; of `NOTHING`, nothing.
 
     Raises CheckpointError: weights that give no finite numbers.
     """
+    if texts == NOTHING:
+        return {}
     tokenizer = checkpoint_tokenizer.load(folder)
     if texts.texts is None:
         token_ids = _random(tokenizer, recipe)

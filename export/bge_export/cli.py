@@ -116,8 +116,9 @@ def list_models(*, as_json: bool) -> None:
     help="For cpu-fp32 of encoders: fp16 is half the file; products stay in float32.",
 )  # fmt: skip
 @click.option(
-    "--calibrate", "calibration", metavar="FILE|random",
-    help="For cpu-int8 of encoders: round weights so that these texts, one a line, err least; random takes random ids.",
+    "--calibrate", "calibration", metavar="FILE|random|none",
+    help="For cpu-int8 of encoders: round weights so that these texts, one a line, err least. Without a file these are "
+    "random token ids; none rounds each weight by itself, in less time.",
 )  # fmt: skip
 @click.option(
     "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine that has none."

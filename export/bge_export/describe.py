@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bge_export import bundle_writer, catalog
+from bge_export import bundle_writer, calibrate, catalog
 from bge_export.checkpoint import Recipe
 from bge_export.heads import Wanted
 from bge_export.lowering.targets import DECODERS, Target, targets_of
@@ -60,7 +60,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         special_ids={},
         kernels=(),
         weights=request.weights,
-        calibration=request.calibration.described if request.calibration else None,
+        calibration=(request.calibration or calibrate.RANDOM_IDS).described if target.calibrates else None,
         versions=bundle_writer.versions(),
         files={},
         parity=None,
@@ -70,5 +70,6 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
 
 def _name(request: Request) -> str:
     """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
-    special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * (request.calibration is not None)
+    texts = request.calibration and request.calibration.texts
+    special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * bool(texts)
     return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])

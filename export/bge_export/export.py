@@ -42,7 +42,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight * stored)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
-            lowering = _lowering(request, folder, config, recipe, target)
+            lowering = _lowering(request, folder, config, recipe, target, progress=progress)
             expected = check.expect(folder, recipe, lowering, progress=progress) if request.check else None
             model = _build(folder, config, recipe, target, lowering)
             dims = _write_graph(partial, model, config, recipe, target, progress=progress)
@@ -59,7 +59,9 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     return Bundle.open(out)
 
 
-def _lowering(request: Request, folder: Path, config: Any, recipe: Recipe, target: Target) -> Lowering:
+def _lowering(
+    request: Request, folder: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
+) -> Lowering:
     """How the target lowers this model. Raises InputError: weights or a calibration that it has no use for."""
     if request.calibration and not target.calibrates:
         raise InputError("calibration: expected the target cpu-int8 of a BERT or XLM-R model, found another.")
@@ -67,9 +69,10 @@ def _lowering(request: Request, folder: Path, config: Any, recipe: Recipe, targe
         if target is not ENCODER_TARGETS["cpu-fp32"] or config.required["model_type"] in DECODERS:
             raise InputError("weights: expected fp32 for all but the target cpu-fp32 of a BERT or XLM-R, found fp16.")
         return Lowering(target.lowering(config, None).swaps, half.rounded, finish=half.store)
-    if request.calibration is None:
+    if not target.calibrates:
         return target.lowering(config, None)
-    return target.lowering(config, calibrate.hessians(folder, recipe, request.calibration))
+    texts = request.calibration or calibrate.RANDOM_IDS
+    return target.lowering(config, calibrate.hessians(folder, recipe, texts, progress=progress))
 
 
 def _compare(bundle: Bundle, expected: Expected, target: Target, *, progress: bool) -> Parity:
@@ -158,7 +161,7 @@ def check_bundle(
         config = parse_config(model_file.Config, read_json(weights_folder / "config.json"), weights_folder)
         target = targets_of(bundle.model_type)[bundle.target]
         recipe = recipe_of(bundle)
-        lowering = _lowering(request, weights_folder, config, recipe, target)
+        lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
         check.require_provider(target)
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
         parity = _compare(bundle, expected, target, progress=progress)
@@ -185,8 +188,9 @@ def _require_same(bundle: Bundle, folder: Path, sha256: str | None) -> None:
 
 def _same_calibration(bundle: Bundle, given: Texts | None) -> Texts | None:
     """What a bundle was calibrated with. Raises CheckpointError: another file, or none, is given."""
-    if bundle.calibration == calibrate.RANDOM_IDS.described:
-        return calibrate.RANDOM_IDS
+    for known in (calibrate.RANDOM_IDS, calibrate.NOTHING):
+        if bundle.calibration == known.described:
+            return known
     found = given.described if given else None
     if found != bundle.calibration:
         raise CheckpointError(

@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 
 from bge_export.weights import Array
 
-DAMPING = 0.01
-"""Of the mean of the Hessian's diagonal, added to the diagonal."""
+DAMPING = 0.3
+"""Of the mean of the Hessian's diagonal, added to the diagonal.
+
+GPTQ's own 0.01 trusts the inputs, but random token ids are not what texts are. Trained all-MiniLM-L6-v2, STS-B's test
+sentences, first percentile of the cosine to float32: with random ids 0.99844 at 0.01, 0.99865 at 0.1, 0.99876 at 0.3
+and 0.99865 at 1; with texts 0.99886 at 0.01 and 0.99889 at 0.3; 0.99833 where each weight is rounded by itself.
+"""
 
 BLOCK = 128
 """Columns whose errors are spread inside the block first, and then over all columns behind it at once."""

@@ -29,7 +29,7 @@ class Request:
     head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
     tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
     weights: Storage = "fp32"  # how matrices are stored; cpu-fp32 of encoders offers fp16
-    calibration: Texts | None = None  # rounding makes these err least
+    calibration: Texts | None = None  # rounding makes these err least; None for random ids where the target rounds
     check: bool = True  # compare with PyTorch; without, for a provider that is not at hand
     options: Options = dataclasses.field(default_factory=Options)
 
