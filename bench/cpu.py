@@ -22,7 +22,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-import common
+import harness
 from tables import table
 from workers import WORKER, Worker
 from workloads import Workload, workloads
@@ -63,7 +63,7 @@ def prepare(model: str, folder: Path) -> dict[str, Any]:
     """
     script = Path(__file__).with_name("prepare.py")
     subprocess.run([sys.executable, str(script), MODELS[model], str(folder)], check=True, stderr=subprocess.DEVNULL)
-    return {target: common.export(MODELS[model], target, folder, folder / target) for target in TARGETS}
+    return {target: harness.export(MODELS[model], target, folder, folder / target) for target in TARGETS}
 
 
 def start_up(model: str, folder: Path, rounds: int) -> dict[str, list[float]]:
@@ -85,7 +85,7 @@ def long_text(model: str, folder: Path, tokenizer: Tokenizer, book: Path) -> dic
     text.write_text(book.read_text(encoding="utf-8")[: encoding.offsets[8190][1]], encoding="utf-8")
     found = {}
     for system in systems(model):
-        answer = common.timed([*command_of(system, folder), "--text", str(text)])
+        answer = harness.timed([*command_of(system, folder), "--text", str(text)])
         record = json.loads(answer["stdout"]) if answer["code"] == 0 else {"seconds": None}
         found[system] = {**record, "peak_mib": answer["peak_mib"]}
     return found
@@ -164,12 +164,12 @@ def run(arguments: argparse.Namespace, _: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = common.new_parser(__doc__)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scifact", type=Path, help="SciFact's corpus.jsonl.gz")
     parser.add_argument("--book", type=Path, help="m3: a text file whose beginning is the text of 8192 tokens")
-    common.main(parser, run, table, needs=["scifact"])
+    harness.main(parser, run, table, needs=["scifact"])
 
 
 if __name__ == "__main__":

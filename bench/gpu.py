@@ -28,7 +28,7 @@ import torch
 from tabulate import tabulate
 from tokenizers import Tokenizer
 
-import common
+import harness
 from bge_export import catalog, random_checkpoint
 from bge_export.export import export
 from bge_export.request import Request
@@ -203,7 +203,7 @@ def table(record: dict[str, Any]) -> str:
         headers = ["model", "workload", "system", "tokens/s", "p50 ms", "p95 ms", "of peak", "best PyTorch / ours"]
         parts.append(tabulate(rows, headers, "github", disable_numparse=True))
     about = record["device"]
-    parts.append(f"{about['name']}, {about['peak_tflops']:.0f} TFLOP/s. {common.machine_line(record['machine'])}")
+    parts.append(f"{about['name']}, {about['peak_tflops']:.0f} TFLOP/s. {harness.machine_line(record['machine'])}")
     return "\n\n".join(parts)
 
 
@@ -229,16 +229,16 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             if "speed" in parts:
                 record["speed"][model] = speed_of(model, bundle, checkpoint_of(model, folder), folder)
         if arguments.out and not dry:  # what is known so far, should time run out
-            arguments.out.write_text(json.dumps({"machine": common.machine(), **record}, indent=1) + "\n")
+            arguments.out.write_text(json.dumps({"machine": harness.machine(), **record}, indent=1) + "\n")
     return record
 
 
 def main() -> None:
-    parser = common.new_parser(__doc__)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--dry-run", action="store_true")
-    record = common.main(parser, run, table, needs=[])
+    record = harness.main(parser, run, table, needs=[])
     failed = [found for targets in record["parity"].values() for found in targets.values() if "error" in found]
     sys.exit(1 if failed else 0)
 

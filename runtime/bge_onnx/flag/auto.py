@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from bge_onnx.bundle import Bundle
 from bge_onnx.errors import InputError
-from bge_onnx.flag.base import Devices
+from bge_onnx.flag.abs_embedder import Devices
 from bge_onnx.flag.decoder import FlagICLModel, FlagLLMModel
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel

@@ -7,7 +7,7 @@ from typing import Any
 
 from bge_onnx.embeddings import Vectors
 from bge_onnx.errors import InputError
-from bge_onnx.flag.base import Devices, first_set, refuse, require_numpy
+from bge_onnx.flag.abs_embedder import Devices, first_set, refuse, require_numpy
 from bge_onnx.flag.encoder import DenseEmbedder
 from bge_onnx.icl import EXAMPLE_FORMAT, QUERY_FORMAT, SUFFIX, FewShot, Prompt, examples_text
 from bge_onnx.tokenizer import check_texts

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bge_onnx.embeddings import Vectors
-from bge_onnx.flag.base import AbsEmbedder, Devices, first_set, refuse, require_numpy
+from bge_onnx.flag.abs_embedder import AbsEmbedder, Devices, first_set, refuse, require_numpy
 
 
 class DenseEmbedder(AbsEmbedder):

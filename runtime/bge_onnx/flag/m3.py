@@ -10,7 +10,7 @@ import numpy as np
 
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors
 from bge_onnx.errors import InputError
-from bge_onnx.flag.base import AbsEmbedder, Devices, first_set, refuse
+from bge_onnx.flag.abs_embedder import AbsEmbedder, Devices, first_set, refuse
 from bge_onnx.scores import check_pairs, check_weights, colbert_scores, distinct, lexical_score, score_pairs
 
 Weights = Mapping[str, float]
