@@ -163,7 +163,7 @@ def table(record: dict[str, Any]) -> str:
             f"{row['open_seconds']:.1f}",
             f"{row['first_seconds']:.1f}",
             f"{row['peak_mib']:.0f}",
-            f"{row['cosine_to_whole']:.5f}",
+            f"{row['cosine_to_whole']:.5f}" if "cosine_to_whole" in row else "",  # older results have none
         ]
         for row in record["rows"]
     ]
