@@ -126,6 +126,8 @@ def serve(
         system: Worker(command_of(system, folder), plans_file, folder / f"{n}.npy")
         for n, system in enumerate(systems(model))
     }
+    for worker in workers.values():
+        worker.ready()
     order = systems(model)
     results: dict[str, Any] = {plan.name: {system: [] for system in order} for plan in plans}
     peaks: dict[str, float] = {}

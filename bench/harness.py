@@ -6,6 +6,7 @@ import argparse
 import datetime as dt
 import json
 import platform
+import shutil
 import subprocess
 import tempfile
 import time
@@ -18,15 +19,18 @@ from bge_onnx.threads import available_threads
 
 
 def timed(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command; its output, seconds, and peak memory as /usr/bin/time reports it. Its exit status is in `code`."""
+    """Run a command; its output, seconds, and peak memory as /usr/bin/time reports it. Its exit status is in `code`,
+    what it said on stderr in `said`.
+    """
     with tempfile.NamedTemporaryFile("r") as report:
         start = time.perf_counter()
         full = ["/usr/bin/time", "-f", "%M", "-o", report.name, *command]
-        done = subprocess.run(full, check=False, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        done = subprocess.run(full, check=False, capture_output=True, text=True)
         seconds = time.perf_counter() - start
         return {
             "code": done.returncode,
             "stdout": done.stdout,
+            "said": done.stderr,
             "seconds": seconds,
             "peak_mib": int(report.read().split()[-1]) / 1024,
         }
@@ -37,7 +41,7 @@ def export(model: str, target: str, checkpoint: Path, out: Path) -> dict[str, An
     command = ["bge-export", "run", model, "--target", target, "--checkpoint", str(checkpoint), "--out", str(out)]
     found = timed(command)
     if found["code"]:
-        raise SystemExit(f"{' '.join(command)} ended with {found['code']}")
+        raise SystemExit(f"{' '.join(command)} ended with {found['code']}: {found['said'][-1000:]}")
     record = json.loads((out / "bundle.json").read_text())
     return {
         "seconds": found["seconds"],
@@ -63,9 +67,6 @@ def machine() -> dict[str, Any]:
     )
     flags = Path("/proc/cpuinfo").read_text()
     names = ("bge-onnx", "onnxruntime", "torch", "transformers", "sentence-transformers", "numpy")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "cpu": cpu,
         "family_model": [
@@ -76,9 +77,16 @@ def machine() -> dict[str, Any]:
         "threads": available_threads(),
         "python": platform.python_version(),
         "versions": {name: bundle_writer.version_of(name) for name in names},
-        "commit": commit,
+        "commit": commit(),
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
     }
+
+
+def commit() -> str:
+    """The commit that is checked out; empty where there is no git."""
+    git = shutil.which("git")
+    command = [git or "git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() if git else ""
 
 
 def machine_line(about: dict[str, Any]) -> str:

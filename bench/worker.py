@@ -126,9 +126,10 @@ def pytorch_cuda(folder: str, *, compiled: bool = False, attention: str = "sdpa"
 
 def ours_launched(folder: str) -> Embed:
     """Ours on a GPU without CUDA graphs."""
-    from bge_onnx import cuda
+    from bge_onnx import cuda, session
 
-    cuda.REPLAY_TOKENS = ()
+    cuda.REPLAY_TOKENS, options = (), cuda.provider_options
+    session.provider_options = lambda target, device: {**options(target, device), "enable_cuda_graph": "0"}
     return ours(folder)
 
 

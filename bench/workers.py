@@ -11,35 +11,43 @@ from typing import Any
 WORKER = Path(__file__).with_name("worker.py")
 
 
+class WorkerError(Exception):
+    """A system's process ended; the text has the last lines of what it said."""
+
+
 class Worker:
-    """A system's process.
+    """A system's process, which starts at once; `ready` waits until it has opened its model.
 
     command    the beginning of its command, see `worker.py`
     workloads  a JSON file
-    vectors    where it is to leave those of the workload "mix"
+    vectors    where it is to leave those of the workload "mix"; what it says on stderr goes beside them
     """
 
     def __init__(self, command: Sequence[str], workloads: Path, vectors: Path) -> None:
-        self.vectors = vectors
-        self.process = subprocess.Popen(
-            [*command, str(workloads), str(vectors)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self.vectors, self.log = vectors, vectors.with_suffix(".log")
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, str(workloads), str(vectors)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def ready(self) -> None:
+        """Wait until workloads can be run. Raises WorkerError: the process ended."""
         self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a worker died: {self.process.args}")
-        found: dict[str, Any] = json.loads(line)
-        return found
+        for line in self.process.stdout:
+            if line.startswith("{"):  # libraries print, too
+                found: dict[str, Any] = json.loads(line)
+                return found
+        raise WorkerError(f"{self.process.args!r}: {self.log.read_text()[-500:]}")
 
     def run(self, workload: str) -> dict[str, Any]:
-        """Seconds of each call, and the process's peak memory."""
+        """Seconds of each call, and the process's peak memory. Raises WorkerError: the process ended."""
         assert self.process.stdin
         self.process.stdin.write(workload + "\n")
         self.process.stdin.flush()

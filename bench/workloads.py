@@ -57,8 +57,8 @@ def gpu_workloads(tokenizer: Tokenizer, *, scale: float, max_tokens: int) -> lis
         ("queries", texts(rng, words, rng.integers(4, 33, int(8192 * scale))), False),
         ("mix", texts(rng, words, lognormal(rng, int(4096 * scale))), False),
         ("512", texts(rng, words, [512] * int(1024 * scale)), False),
-        ("one 16", texts(rng, words, [16] * 200), True),
-        ("one 128", texts(rng, words, [128] * 200), True),
+        ("one 16", texts(rng, words, [16] * 50), True),
+        ("one 128", texts(rng, words, [128] * 50), True),
     ]
     if max_tokens > 512:
         plain.append((str(max_tokens), texts(rng, words, [max_tokens] * int(64 * scale)), False))

@@ -22,28 +22,8 @@ embeddings_past_padding <pad_token_id> (input_ids, word, positions) => (hidden) 
   position = Gather(positions, row)
   hidden = Add(word, position)
 }
-packed_embeddings (input_ids, word, positions, starts) => (hidden) {
-  same = Equal(input_ids, input_ids)
-  one = Cast <to = 7> (same)
-  axis = Constant <value_int = 0> ()
-  place = CumSum <exclusive = 1> (one, axis)
-  row = Sub(place, starts)
-  position = Gather(positions, row)
-  hidden = Add(word, position)
-}
-packed_embeddings_past_padding <pad_token_id> (input_ids, word, positions, starts) => (hidden) {
-  pad = Constant <value_int: int = @pad_token_id> ()
-  is_pad = Equal(input_ids, pad)
-  is_token = Not(is_pad)
-  token = Cast <to = 7> (is_token)
-  axis = Constant <value_int = 0> ()
-  before = CumSum <exclusive = 1> (token, axis)
-  before_text = Gather(before, starts)
-  inside = Sub(before, before_text)
-  count = Add(inside, token)
-  counted = Mul(count, token)
-  row = Add(counted, pad)
-  position = Gather(positions, row)
+embeddings_at (word, positions, rows) => (hidden) {
+  position = Gather(positions, rows)
   hidden = Add(word, position)
 }
 linear (x, weight, bias) => (y) {

@@ -146,11 +146,14 @@ def versions() -> Mapping[str, str]:
 
 
 def version_of(name: str) -> str:
-    """Of a package, or of a module that runs from its source."""
+    """Of a module that is loaded, else of a package: what runs may be another than what is installed."""
+    loaded = getattr(sys.modules.get(name.replace("-", "_")), "__version__", None)
+    if loaded:
+        return str(loaded)
     try:
         return version(name)
     except PackageNotFoundError:
-        return str(getattr(sys.modules.get(name), "__version__", "from source"))
+        return "from source"
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -20,6 +20,9 @@ from bge_onnx.embeddings import Wanted
 from bge_onnx.errors import BgeError
 
 SHORT_TOKENS = 512
+REPLAYED = (1, 3, 8)
+"""Texts of small batches of a packed bundle."""
+
 PREFIXES = 3
 """Texts of a decoder whose first half is given as a prefix too."""
 
@@ -125,6 +128,11 @@ def _other_ways(
     short = [index for index, ids in enumerate(token_ids) if len(ids) <= SHORT_TOKENS]
     if len(embedder.bundle.outputs) > 1:  # dense alone takes a shorter way through the last layer
         yield short, embedder.embed_token_ids([token_ids[index] for index in short]).dense
+    if embedder.bundle.layout == "packed":  # alone and in small batches, which CUDA graphs replay
+        for size in REPLAYED:
+            for start in range(0, len(short), size):
+                places = short[start : start + size]
+                yield places, embedder.embed_token_ids([token_ids[index] for index in places]).dense
     if embedder.bundle.causal:
         for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
             ids = token_ids[index]

@@ -152,7 +152,7 @@ def check_bundle(
         seed=bundle.source.seed if checkpoint is None else None,
         head_files=head_files,
         tokenizer=tokenizer,
-        weights=bundle.weights,
+        weights=bundle.weights if bundle.target == "cpu-fp32" else "fp32",
         calibration=_same_calibration(bundle, calibration),
     )
     with open_checkpoint(request) as (weights_folder, source):

@@ -53,4 +53,13 @@ int8_linear (bytes, scale, weight, weight_scales, zero, bias) => (y) {
   scaled = Mul(product, scale)
   y = Add(scaled, bias)
 }
+normalize_by_sum (x) => (y) {
+  square = Mul(x, x)
+  last = Constant <value_ints = [-1]> ()
+  sum = ReduceSum <keepdims = 1> (square, last)
+  norm = Sqrt(sum)
+  tiny = Constant <value_float = 1e-12> ()
+  safe = Max(norm, tiny)
+  y = Div(x, safe)
+}
 """

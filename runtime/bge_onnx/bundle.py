@@ -22,6 +22,10 @@ TEXT_STARTS, CU_SEQLENS, TOKEN_OFFSET = "text_starts", "cu_seqlens", "token_offs
 """A packed graph's inputs beside input_ids (T,): for each token where its text begins, (T,) int64; the same by text and
 the end of the last, (B + 1,) int32; and (B, longest) int32, which ONNX Runtime's packed attention describes."""
 
+POSITION_IDS, POSITIONS_PAST_PADDING = "position_ids", "positions_past_padding"
+"""One of these is too, (T,) int64: a token's index in its text, or the number of tokens up to it that are not padding,
+counted from the padding id on; the padding id itself, where a text has it, has that position."""
+
 STATE_ROWS, POOLED_ROWS = "state_rows", "pooled_rows"
 """A packed graph's inputs (S,) and (B,) int64: the tokens that the last layer is computed for, and which of those the
 texts' dense vectors are made of."""
@@ -119,7 +123,7 @@ class Bundle:
     prompts: Mapping[str, str]  # "query", "passage" -> text put in front
     special_ids: Mapping[str, int]  # "pad", "cls", "sep", "unk", "mask" -> token id
     kernels: tuple[str, ...]  # custom operator libraries needed
-    weights: Storage  # how matrices that the target does not round are stored; products are float32 all the same
+    weights: Storage  # how matrices that the target does not round are stored; CPUs compute in float32
     calibration: str | None  # the texts that its weights were rounded for
     versions: Mapping[str, str]  # of what made it
     files: Mapping[str, FileRecord]

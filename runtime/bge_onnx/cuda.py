@@ -7,6 +7,8 @@ are filled up to one of a few sizes, and each size keeps its buffers.
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +20,19 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
-from bge_onnx.bundle import CU_SEQLENS, POOLED_ROWS, STATE_ROWS, TEXT_STARTS, TOKEN_OFFSET
+from bge_onnx.bundle import (
+    CU_SEQLENS,
+    POOLED_ROWS,
+    POSITION_IDS,
+    POSITIONS_PAST_PADDING,
+    STATE_ROWS,
+    TEXT_STARTS,
+    TOKEN_OFFSET,
+)
 from bge_onnx.errors import ProviderError, first_line
 
 Feeds = Mapping[str, NDArray[Any]]
+Ids = NDArray[np.int64]
 Outputs = Mapping[str, NDArray[Any]]
 
 CUDA = "CUDAExecutionProvider"
@@ -29,11 +40,14 @@ CUDA = "CUDAExecutionProvider"
 AHEAD = 2
 """Batches begun before the caller has taken the first: the device never waits for what the caller does with vectors."""
 
-OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
-"""What ONNX Runtime's errors say when the device is full."""
+OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "status_alloc_failed", "cuda failure 2:")
+"""What ONNX Runtime's errors say, in lower case, when the device is full."""
 
-NO_DEVICE = ("CUDA failure", "CUDA error", "cudaError", "invalid device", "no CUDA-capable device", "libcu")
-"""What they say when there is no such device, or no library or driver for it."""
+NO_DEVICE = ("cuda failure", "cuda error", "cudaerror", "invalid device", "cuda-capable", "libcu", "default cpu ep")
+"""What they say, in lower case, when there is no such device, or no library or driver for it."""
+
+ON_DEVICE = threading.Lock()
+"""Held by every run: while one is recorded as a CUDA graph, no other thread of the process may use the device."""
 
 REPLAY_TOKENS = (16, 32, 64, 128, 256, 512)
 REPLAY_TEXTS = (1, 2, 4, 8, 16, 32)
@@ -46,19 +60,27 @@ def provider_options(target: str, device: int) -> dict[str, str]:
         "device_id": str(device),
         "arena_extend_strategy": "kSameAsRequested",  # memory that was needed once, not the next power of two
         "use_tf32": "0",  # float32 is float32; products of float16 do not ask
-        "enable_skip_layer_norm_strict_mode": "1",  # sums of float16 rows in float32, before ONNX Runtime 1.27
         "enable_cuda_graph": "1" if target == "cuda-fp16" else "0",
     }
 
 
-def packed_feeds(batch: Batch, *, last: bool, dense_alone: bool, longest: int | None = None) -> dict[str, NDArray[Any]]:
-    """What a packed graph takes.
+def says(error: Exception, signs: Sequence[str]) -> bool:
+    """Whether an error's text has one of these."""
+    text = str(error).lower()
+    return any(sign in text for sign in signs)
+
+
+def packed_feeds(
+    batch: Batch, *, last: bool, dense_alone: bool, pad_id: int, longest: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """What a packed graph takes, and some that it may not.
 
     last         dense vectors come from each text's last token; else from the first
     dense_alone  the last layer is computed for those tokens only
     longest      tokens of the longest text, or more; None counts them
     """
     starts, longest = batch.starts, longest or int(batch.lengths.max())
+    text_starts = np.repeat(starts[:-1], batch.lengths)
     pooled = starts[1:] - 1 if last else starts[:-1]
     pooled = pooled.clip(0, len(batch.input_ids) - 1)  # texts without a token, which fill a batch up, have none
     # Places of a (B, longest) matrix: of the tokens first, in their order, then of what padding would be.
@@ -66,12 +88,25 @@ def packed_feeds(batch: Batch, *, last: bool, dense_alone: bool, longest: int | 
     places = np.concatenate([np.flatnonzero(is_token), np.flatnonzero(~is_token)])
     return {
         "input_ids": batch.input_ids,
-        TEXT_STARTS: np.repeat(starts[:-1], batch.lengths),
+        POSITION_IDS: np.arange(len(batch.input_ids)) - text_starts,
+        POSITIONS_PAST_PADDING: _past_padding(batch.input_ids, text_starts, pad_id),
+        TEXT_STARTS: text_starts,
         CU_SEQLENS: starts.astype(np.int32),
         TOKEN_OFFSET: places.astype(np.int32).reshape(is_token.shape),
         STATE_ROWS: pooled if dense_alone else np.arange(len(batch.input_ids)),
         POOLED_ROWS: np.arange(len(pooled)) if dense_alone else pooled,
     }
+
+
+def _past_padding(token_ids: Ids, text_starts: Ids, pad_id: int) -> Ids:
+    """Positions as XLM-R counts them, in transformers' create_position_ids_from_input_ids:
+    https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/xlm_roberta/modeling_xlm_roberta.py
+    """
+    counts = token_ids != pad_id
+    up_to = np.cumsum(counts)
+    before_text = (up_to - counts)[text_starts]
+    positions: Ids = (up_to - before_text) * counts + pad_id
+    return positions
 
 
 def replay_size(batch: Batch) -> tuple[int, int] | None:
@@ -130,14 +165,17 @@ class Recording:
 class Device:
     """A session on a device. All runs are in one thread: ONNX Runtime keeps CUDA graphs with the thread that made them.
 
-    place  ("cuda", its number)
-    last   dense vectors come from each text's last token
+    place   ("cuda", its number)
+    last    dense vectors come from each text's last token
+    pad_id  which some models' positions leave out
     """
 
     session: ort.InferenceSession
     place: tuple[str, int]
     last: bool
+    pad_id: int
     _recordings: dict[tuple[Any, ...], Recording] = field(default_factory=dict, init=False)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
 
     def run(
@@ -163,9 +201,10 @@ class Device:
         self, batch: Batch, names: Sequence[str], *, dense_alone: bool, halved: bool = False
     ) -> list[tuple[Batch, Outputs]]:
         try:
-            return [(batch, self._run(batch, names, dense_alone=dense_alone))]
+            with ON_DEVICE:
+                return [(batch, self._run(batch, names, dense_alone=dense_alone))]
         except Exception as error:  # onnxruntime's exceptions have no common class but Exception
-            if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            if not says(error, OUT_OF_MEMORY):
                 raise
             if halved or len(batch.rows) == 1:
                 raise ProviderError(
@@ -178,20 +217,26 @@ class Device:
 
     def _run(self, batch: Batch, names: Sequence[str], *, dense_alone: bool) -> Outputs:
         size = replay_size(batch) if dense_alone else None
-        if size is None:
-            options = ort.RunOptions()
-            options.add_run_config_entry("gpu_graph_id", "-1")  # no CUDA graph
-            feeds = self._taken(packed_feeds(batch, last=self.last, dense_alone=dense_alone))
-            return dict(zip(names, self.session.run(names, feeds, options), strict=True))
+        if size:
+            return self._replay(batch, size, names)
+        options = ort.RunOptions()
+        options.add_run_config_entry("gpu_graph_id", "-1")  # no CUDA graph
+        feeds = packed_feeds(batch, last=self.last, dense_alone=dense_alone, pad_id=self.pad_id)
+        return dict(zip(names, self.session.run(names, self._taken(feeds), options), strict=True))
+
+    def _replay(self, batch: Batch, size: tuple[int, int], names: Sequence[str]) -> Outputs:
+        """The dense outputs `names` of a batch, filled up to `size`."""
         full, key = filled_up(batch, *size), (*size, *names)
-        feeds = self._taken(packed_feeds(full, last=self.last, dense_alone=True, longest=size[0]))
-        if key not in self._recordings:
+        feeds = packed_feeds(full, last=self.last, dense_alone=True, pad_id=self.pad_id, longest=size[0])
+        feeds = self._taken(feeds)
+        recording = self._recordings.get(key)
+        if recording is None:
             widths = {output.name: output.shape[-1] for output in self.session.get_outputs()}
             shapes = {name: (len(full.lengths), widths[name]) for name in names}
-            number = len(self._recordings) + 1
-            self._recordings[key] = Recording.make(self.session, feeds, shapes, self.place, number)
-        full_outputs = self._recordings[key].run(feeds)
-        return {name: values[: len(batch.rows)].copy() for name, values in full_outputs.items()}  # buffers are reused
+            recording = Recording.make(self.session, feeds, shapes, self.place, next(self._numbers))
+        outputs = recording.run(feeds)
+        self._recordings[key] = recording  # once it has run: one that failed is made again
+        return {name: values[: len(batch.rows)].copy() for name, values in outputs.items()}  # buffers are reused
 
     def _taken(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Those that the graph has an input for."""

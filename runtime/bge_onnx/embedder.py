@@ -91,7 +91,7 @@ class Embedder:
         normalize      dense and ColBERT vectors of length 1, or as they are; None as the model was published
         truncate_dim   keep so many leading components of dense and ColBERT vectors, before normalising
         mcls           long texts as the mean over a CLS token every 256 tokens (`bge_onnx.mcls`); dense only
-        budget_tokens  of a batch, 512 on a CPU and 16384 on a GPU by default: memory grows with it, vectors stay
+        budget_tokens  of a batch (None: 512 on a CPU, 16384 on a GPU): memory grows with it, vectors stay
         progress       a bar on stderr; None for one only on a terminal and when it takes seconds
 
         Raises InputError: texts that are no strings (their index is named), a head that the bundle has not, a limit out
@@ -220,7 +220,11 @@ class Embedder:
         Its keys and values are kept as long as the result is: `result.past.nbytes` bytes.
         Raises InputError: a bidirectional model, no string, a prefix that leaves no room for a text.
         """
-        self._require_causal()
+        if not self.bundle.causal:
+            raise InputError(
+                f"prefix: expected a bundle of a causal model (Mistral, Gemma2), found {self.bundle.name} "
+                f"({self.bundle.model_type}).\n    In others a text's end changes its beginning: give texts whole."
+            )
         (whole,) = self.tokenizer.untruncated([prefix])
         return self.prefix_of(prefix, whole[:-1])  # the end token is the text's
 
@@ -267,13 +271,6 @@ class Embedder:
                 f"{self.bundle.name}.\n    Others have an instruction of their own: bge embed --query."
             )
         return QUERY_FORMAT.format(instruction, "")
-
-    def _require_causal(self) -> None:
-        if not self.bundle.causal:
-            raise InputError(
-                f"prefix: expected a bundle of a causal model (Mistral, Gemma2), found {self.bundle.name} "
-                f"({self.bundle.model_type}).\n    In others a text's end changes its beginning: give texts whole."
-            )
 
     def run(
         self,

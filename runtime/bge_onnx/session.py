@@ -23,7 +23,7 @@ from bge_onnx.bundle import (
     VALUES,
     Bundle,
 )
-from bge_onnx.cuda import CUDA, NO_DEVICE, Device, provider_options
+from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, provider_options, says
 from bge_onnx.errors import BundleError, ProviderError, first_line
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -121,7 +121,7 @@ class Session:
         with self._lock:
             if not self._devices:
                 place = ("cuda" if self.bundle.provider == CUDA else "cpu", self.device)
-                self._devices.append(Device(session, place, last=self.bundle.pooling == "last"))
+                self._devices.append(Device(session, place, self.bundle.pooling == "last", self.bundle.pad_id))
             return self._devices[0]
 
     def past_of(self, token_ids: NDArray[np.int64]) -> Past:
@@ -170,9 +170,14 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int) -> ort.InferenceSe
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
         provider = (CUDA, provider_options(bundle.target, device))
     try:
-        session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[provider])
+        session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common class but Exception
-        if bundle.provider == CUDA and any(sign in str(error) for sign in NO_DEVICE):
+        if bundle.provider == CUDA and says(error, OUT_OF_MEMORY):
+            raise ProviderError(
+                f"device {device}: expected room for the weights of {bundle.name}, found {first_line(error)}\n"
+                "    Free memory on the device, or take another with device=."
+            ) from error
+        if bundle.provider == CUDA and says(error, NO_DEVICE):
             raise ProviderError(
                 f"device {device}: expected a GPU that ONNX Runtime {ort.__version__} can use, found "
                 f"{first_line(error)}\n"

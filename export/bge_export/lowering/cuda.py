@@ -1,22 +1,19 @@
 """Targets `cuda-fp32` and `cuda-fp16`: packed texts, ONNX Runtime's fused operators, nothing that needs the host.
 
-A layer is three products with a bias, one attention over all texts, and three products whose bias is added by what
-follows: SkipLayerNormalization and BiasGelu. Shapes are the only thing that differs from batch to batch.
+A layer is six products, whose biases are added by what follows them: PackedMultiHeadAttention over all texts,
+SkipLayerNormalization, BiasGelu. There is no Gemm: ONNX Runtime multiplies its bias with a buffer of ones that moves
+when a larger batch comes, which recorded CUDA graphs would not notice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import onnx_ir as ir
 
-FOLLOWERS = ("gelu", "residual")
-"""What adds the bias of the product in front of it."""
-
-
-def linear(call: ir.Node) -> ir.Node:
-    """A product with its bias, of packed rows (T, in); one that is followed by `FOLLOWERS` is theirs to fuse."""
-    if any(user.op_type in FOLLOWERS for user, place in call.outputs[0].uses() if place == 0):
-        return call
-    return ir.node("Gemm", call.inputs)
+from bge_export.lowering.initializers import add
+from bge_export.ops import MODULE
 
 
 def gelu(call: ir.Node) -> ir.Node:
@@ -38,18 +35,27 @@ def layer_norm(call: ir.Node) -> ir.Node:
 
 
 def packed_attention(call: ir.Node) -> ir.Node:
-    """Attention over all texts of a batch; queries, keys and values apart, which needs no copy of them."""
-    query, key, value, _, token_offset, cu_seqlens = call.inputs
+    """Attention over all texts of a batch, with the biases of its queries, keys and values.
+
+    Separate inputs: with one for all three ONNX Runtime leaves its flash kernel for texts of up to 512 tokens.
+    """
+    _, _, _, _, token_offset, cu_seqlens = call.inputs
+    products, biases = zip(*(_product(call, place) for place in range(3)), strict=True)
     attributes = [call.attributes["num_heads"], call.attributes["scale"]]
-    inputs = [query, key, value, None, token_offset, cu_seqlens]
+    inputs = [*products, _joined(call, biases), token_offset, cu_seqlens]
     return ir.Node("com.microsoft", "PackedMultiHeadAttention", inputs, attributes=attributes)
 
 
-def _product(call: ir.Node) -> tuple[ir.Value, ir.Value]:
-    """The product that `call` reads first, without its bias, and the bias."""
-    first = call.inputs[0]
-    assert first
-    producer = first.producer()
+def l2_normalize(call: ir.Node) -> ir.Node:
+    """In operators that need no cuDNN."""
+    return ir.node("normalize_by_sum", call.inputs, domain=call.domain)
+
+
+def _product(call: ir.Node, place: int = 0) -> tuple[ir.Value, ir.Value]:
+    """The product that is input `place` of `call`, without its bias, and the bias."""
+    read = call.inputs[place]
+    assert read
+    producer = read.producer()
     assert producer
     assert producer.op_type == "linear"
     x, matrix, bias = producer.inputs
@@ -61,4 +67,21 @@ def _product(call: ir.Node) -> tuple[ir.Value, ir.Value]:
     return node.outputs[0], bias
 
 
-SWAPS = {"linear": linear, "gelu": gelu, "layer_norm": layer_norm, "packed_attention": packed_attention}
+def _joined(call: ir.Node, parts: Sequence[ir.Value]) -> ir.Value:
+    """Weights (N,) one behind another."""
+    sources = [part.const_value for part in parts]
+    name = f"{call.metadata_props[MODULE]}.bias"
+
+    def joined() -> ir.TensorProtocol:
+        return ir.tensor(np.concatenate([source.numpy() for source in sources if source]), name=name)
+
+    size = sum(source.size for source in sources if source)
+    return add(call, ir.LazyTensor(joined, ir.DataType.FLOAT, ir.Shape([size]), name=name))
+
+
+SWAPS = {
+    "gelu": gelu,
+    "layer_norm": layer_norm,
+    "packed_attention": packed_attention,
+    "l2_normalize": l2_normalize,
+}

@@ -81,6 +81,6 @@ def _half(name: str, weight: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.f
     if weight.size and np.abs(weight).max() > LARGEST:
         raise CheckpointError(
             f"{name}: expected weights up to {LARGEST:.0f} for float16, found {np.abs(weight).max():.3g}.\n"
-            "    Export with --weights fp32."
+            "    Export with --weights fp32, or for cuda-fp32."
         )
     return weight.astype(np.float16)

@@ -10,7 +10,16 @@ import onnx_ir as ir
 from bge_export.heads import COLBERT, Wanted
 from bge_export.ops import Attributes, Graph
 from bge_export.pooling import pool
-from bge_onnx.bundle import CU_SEQLENS, POOLED_ROWS, QUERY_TOKENS, STATE_ROWS, TEXT_STARTS, TOKEN_OFFSET
+from bge_onnx.bundle import (
+    CU_SEQLENS,
+    POOLED_ROWS,
+    POSITION_IDS,
+    POSITIONS_PAST_PADDING,
+    QUERY_TOKENS,
+    STATE_ROWS,
+    TEXT_STARTS,
+    TOKEN_OFFSET,
+)
 
 Axes = list[int | str]
 
@@ -88,7 +97,7 @@ class Padded:
 
 
 class Packed:
-    """Texts one after another (T,), as fused attention on GPUs takes them: nothing is padded.
+    """Texts one after another (T,), as fused attention on GPUs takes them: no padding, positions from the host.
 
     The last layer goes on, after its attention, with the rows that an input names: each text's pooled token for `dense`
     alone, all for the others. Its attention is computed for all, as the fused operator has a query for each key.
@@ -107,8 +116,9 @@ class Packed:
         self.colbert_axes = self.state_axes
 
     def embed(self, op: str, word: ir.Value, positions: ir.Value, attributes: Attributes | None = None) -> ir.Value:
-        inputs = (self.ids, word, positions, self.starts)
-        return self.graph.call(f"packed_{op}", "embeddings", *inputs, attributes=attributes)
+        del attributes  # the padding id, which the host knows
+        name = POSITION_IDS if op == "embeddings" else POSITIONS_PAST_PADDING
+        return self.graph.call("embeddings_at", "embeddings", word, positions, self.graph.input(name, self.axes))
 
     def attention(self, module: str, inputs: Sequence[ir.Value], heads: int, head_width: int) -> ir.Value:
         inputs = (*inputs, self.starts, self.places, self.ends)
