@@ -5,15 +5,26 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import onnxruntime as ort
 import pytest
 
 from bge_export.checkpoint import Options
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import Embedder
+from bge_onnx.cuda import CUDA
 from tiny import write_checkpoint, write_m3_bundle, write_m3_checkpoint
 
 DATA = Path(__file__).parents[2] / "shared/data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a GPU are skipped where ONNX Runtime offers none."""
+    if CUDA in ort.get_available_providers():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: onnxruntime {ort.__version__} here has no {CUDA}"))
 
 
 @pytest.fixture(scope="session")
