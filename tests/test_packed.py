@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +17,11 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
+from bge_export import check
 from bge_export import export as exporting
 from bge_export.checkpoint import Options
-from bge_export.export import export
+from bge_export.compare import Limits, compare
+from bge_export.export import export, recipe_of
 from bge_export.lowering import Lowering
 from bge_export.lowering.targets import ENCODER_TARGETS, Target
 from bge_export.request import Request
@@ -220,6 +223,20 @@ def test_every_operator_of_a_layer_is_fused(m3_checkpoint, tmp_path, target):
     host = {"Shape", "Size", "NonZero", "Range", "If", "Loop"}  # they wait for the host, or run there
     moving = {"Gemm"}  # multiplies its bias with a buffer that a larger batch moves, which recorded graphs miss
     assert not (host | moving) & {node.op_type for node in nodes}
+
+
+def test_limits_follow_pytorchs_own_errors(m3_checkpoint, m3):
+    """Below float32 a head may err twice as much as PyTorch in that precision, and 1e-4; exact vectors pass."""
+    lowering = Lowering({}, precision="float16")
+    expected = check.expect(m3_checkpoint, recipe_of(m3.bundle), lowering)
+    assert expected.limits
+    assert 1e-4 < expected.limits.vectors < 1e-2
+    assert 1e-4 < expected.limits.sparse < 1e-1
+    parity = compare(m3, expected, Limits(vectors=0, sparse=0))
+    assert parity.passed
+    assert parity.heads["dense"].limit == expected.limits.vectors
+    doubled = dataclasses.replace(expected.heads, dense=expected.heads.dense + expected.limits.vectors * 2)
+    assert not compare(m3, dataclasses.replace(expected, heads=doubled), Limits()).passed
 
 
 def test_a_check_without_its_provider_is_refused(tiny_checkpoint, tmp_path):

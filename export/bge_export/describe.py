@@ -59,7 +59,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         prompts=recipe.prompts,
         special_ids={},
         kernels=(),
-        weights="fp16" if request.target == "cuda-fp16" else request.weights,
+        weights=target.stores if request.weights == "fp32" else request.weights,
         calibration=(request.calibration or calibrate.RANDOM_IDS).described if target.calibrates else None,
         versions=bundle_writer.versions(),
         files={},

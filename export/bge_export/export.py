@@ -144,6 +144,8 @@ def check_bundle(
         raise CheckpointError(
             f"{folder}: expected --checkpoint, the folder it was exported from; a bundle holds no PyTorch weights."
         )
+    target = targets_of(bundle.model_type)[bundle.target]
+    check.require_provider(target)
     request = Request(
         model=bundle.model,
         target=bundle.target,
@@ -152,17 +154,15 @@ def check_bundle(
         seed=bundle.source.seed if checkpoint is None else None,
         head_files=head_files,
         tokenizer=tokenizer,
-        weights=bundle.weights if bundle.target == "cpu-fp32" else "fp32",
+        weights="fp32" if bundle.weights == target.stores else bundle.weights,
         calibration=_same_calibration(bundle, calibration),
     )
     with open_checkpoint(request) as (weights_folder, source):
         _require_same(bundle, weights_folder, source.sha256)
         model_file = MODELS[bundle.model_type]
         config = parse_config(model_file.Config, read_json(weights_folder / "config.json"), weights_folder)
-        target = targets_of(bundle.model_type)[bundle.target]
         recipe = recipe_of(bundle)
         lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
-        check.require_provider(target)
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
         parity = _compare(bundle, expected, target, progress=progress)
     if bundle.parity is None and parity.passed:

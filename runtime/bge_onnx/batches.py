@@ -13,7 +13,7 @@ from bge_onnx.errors import InputError
 
 BUDGET_TOKENS: dict[Layout, int] = {"equal": 512, "padded": 512, "packed": 16384}
 """Tokens of a batch. 512: with one core a batch, as fast as 1024 and faster than a text at a time (BERT small and
-base). Packed batches run on a GPU, which thousands of tokens fill."""
+base). Of packed batches, which run on a GPU, not measured yet."""
 
 PACKED_SQUARES = 8192**2
 """Of a packed batch, texts x tokens of the longest, squared: attention without a fused kernel holds as many scores."""

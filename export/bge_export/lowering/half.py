@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import onnx_ir as ir
 
+from bge_export.lowering.initializers import register
 from bge_export.weights import Array
 from bge_onnx.errors import CheckpointError
 
@@ -31,16 +32,14 @@ def compute(model: ir.Model) -> None:
     """Turn every weight into float16, and with them all that is computed up to where a `to_float` stands."""
     for value in list(model.graph.initializers.values()):
         if value.dtype == ir.DataType.FLOAT:
-            half = _half_value(value)
-            model.graph.register_initializer(half)
+            half = _half_value(model.graph, value)
             for node, place in value.uses():
                 node.replace_input_with(place, half)
             del model.graph.initializers[str(value.name)]
 
 
 def _store(graph: ir.Graph, value: ir.Value) -> None:
-    name, half, users = str(value.name), _half_value(value), value.uses()
-    graph.register_initializer(half)
+    name, half, users = str(value.name), _half_value(graph, value), value.uses()
     if all(node.op_type == "Gather" and place == 0 for node, place in users):
         for node, place in users:
             node.replace_input_with(place, half)
@@ -58,13 +57,13 @@ def _store(graph: ir.Graph, value: ir.Value) -> None:
     del graph.initializers[name]
 
 
-def _half_value(value: ir.Value) -> ir.Value:
+def _half_value(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The weight in float16, beside the one in float32."""
     source, name = value.const_value, str(value.name)
     assert source is not None
     assert value.shape is not None
     tensor = ir.LazyTensor(partial(_tensor, name, source), ir.DataType.FLOAT16, value.shape, name=f"{name}.half")
-    dtype = ir.TensorType(ir.DataType.FLOAT16)
-    return ir.Value(name=f"{name}.half", type=dtype, shape=value.shape, const_value=tensor)
+    return register(graph, tensor)
 
 
 def _cast(value: ir.Value, name: str) -> ir.Node:

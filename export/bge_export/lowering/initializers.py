@@ -14,10 +14,15 @@ Compute = Callable[[], Sequence[NDArray[Any]]]
 
 def add(call: ir.Node, tensor: ir.TensorProtocol) -> ir.Value:
     """A weight of the graph that `call` is in, under its tensor's name."""
-    assert call.graph is not None
+    assert isinstance(call.graph, ir.Graph)
+    return register(call.graph, tensor)
+
+
+def register(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """A weight of `graph`, under its tensor's name."""
     shape, dtype = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
     value = ir.Value(name=tensor.name, type=dtype, shape=shape, const_value=tensor)
-    call.graph.register_initializer(value)
+    graph.register_initializer(value)
     return value
 
 
@@ -25,7 +30,7 @@ def add_together(
     call: ir.Node, parts: Sequence[tuple[str, ir.DataType, tuple[int, ...]]], compute: Compute
 ) -> list[ir.Value]:
     """Weights of one computation, by name, dtype and shape: done when the first is written, let go with the last."""
-    together = _Together(compute, len(parts))
+    together = _Together(compute)
     return [
         add(call, ir.LazyTensor(partial(together.take, part), dtype, ir.Shape(shape), name=name))
         for part, (name, dtype, shape) in enumerate(parts)
@@ -33,8 +38,8 @@ def add_together(
 
 
 class _Together:
-    def __init__(self, compute: Compute, count: int) -> None:
-        self.compute, self.count = compute, count
+    def __init__(self, compute: Compute) -> None:
+        self.compute = compute
         self.arrays: dict[int, NDArray[Any]] = {}
 
     def take(self, part: int) -> ir.TensorProtocol:

@@ -9,7 +9,8 @@ from typing import Any
 from bge_export.compare import Limits
 from bge_export.gptq import Hessians
 from bge_export.lowering import Lowering, cpu_fp32, cpu_int8, cpu_nbits, cuda, half, portable
-from bge_onnx.bundle import Layout
+from bge_onnx.bundle import Layout, Storage
+from bge_onnx.cuda import CUDA
 
 DECODERS = ("mistral", "gemma2")
 
@@ -24,13 +25,12 @@ class Target:
     limits: Limits = field(default_factory=Limits)  # of errors against float32 PyTorch
     calibrates: bool = False
     bytes_per_weight: float = 4
+    stores: Storage = "fp32"  # matrices, where --weights says nothing else
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
 
-
-CUDA = "CUDAExecutionProvider"
 
 CPU_FP32 = Target(provider="CPUExecutionProvider", layout="equal", lowering=lambda *_: Lowering(cpu_fp32.SWAPS))
 
@@ -50,6 +50,7 @@ ENCODER_TARGETS = {
         layout="packed",
         lowering=lambda *_: Lowering(cuda.SWAPS, finish=half.compute, precision="float16"),
         bytes_per_weight=2,
+        stores="fp16",
     ),
     # sentence-transformers, Optimum and transformers.js look for onnx/model.onnx and its last_hidden_state
     "portable": Target(

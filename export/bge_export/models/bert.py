@@ -59,4 +59,4 @@ def position_limit(config: Config) -> int:
 
 def build(config: Config, weights: Weights, wanted: Wanted) -> ir.Model:
     """The graph of a checkpoint, unlowered; see `models.tokens` for its inputs."""
-    return Encoder.of("bert", config, weights, wanted).build("embeddings")
+    return Encoder.of("bert", config, weights, wanted).build()

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from bge_export.heads import COLBERT, SPARSE, Wanted
-from bge_export.models.tokens import Packed, Padded
-from bge_export.ops import Attributes, Graph
+from bge_export.models.tokens import Packed, Padded, Tokens
+from bge_export.ops import Graph
 from bge_export.weights import Array, Shape, Weights
 from bge_onnx.errors import CheckpointError
 
@@ -103,7 +103,7 @@ class Encoder:
     config: EncoderConfig
     weights: Weights
     wanted: Wanted
-    tokens: Padded | Packed
+    tokens: Tokens
 
     @classmethod
     def of(cls, name: str, config: EncoderConfig, weights: Weights, wanted: Wanted) -> Encoder:
@@ -127,11 +127,11 @@ class Encoder:
         table = self.graph.weight(self.weights.lazy_rows(name, rows))
         return self.graph.call("lookup", "embeddings.word_embeddings", self.tokens.ids, table)
 
-    def build(self, embeddings: str, attributes: Attributes | None = None) -> ir.Model:
-        """The whole model; `embeddings` is the operation that adds positions to words. Outputs are float32."""
+    def build(self, *, pad_id: int | None = None) -> ir.Model:
+        """The whole model; `pad_id` where positions count past the padding id. Outputs are float32."""
         tokens, wanted, width = self.tokens, self.wanted, self.config.hidden_size
         positions = self.weight("embeddings.position_embeddings.weight")
-        summed = tokens.embed(embeddings, self.words(), positions, attributes)
+        summed = tokens.embed(self.words(), positions, pad_id)
         hidden = self.layer_norm("embeddings.LayerNorm", summed)
         last = self.config.num_hidden_layers - 1
         for number in range(last):

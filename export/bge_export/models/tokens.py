@@ -25,14 +25,14 @@ Axes = list[int | str]
 
 
 class Tokens(Protocol):
-    """The inputs of a batch's texts, and what depends on how they lie; `axes` are those of all their tokens."""
+    """The inputs of a batch's texts, and what depends on how they lie."""
 
-    axes: Axes
+    ids: ir.Value
     state_axes: Axes
     colbert_axes: Axes
 
-    def embed(self, op: str, word: ir.Value, positions: ir.Value, attributes: Attributes | None = None) -> ir.Value:
-        """The sum of word and position embeddings."""
+    def embed(self, word: ir.Value, positions: ir.Value, pad_id: int | None) -> ir.Value:
+        """Word embeddings plus those of positions; `pad_id` where positions count past the padding id."""
 
     def attention(self, module: str, inputs: Sequence[ir.Value], heads: int, head_width: int) -> ir.Value:
         """Every query's mix of its text's values; `inputs` are queries, keys and values."""
@@ -64,15 +64,17 @@ class Padded:
 
     def __init__(self, graph: Graph, wanted: Wanted) -> None:
         self.graph, self.wanted = graph, wanted
-        self.axes: Axes = ["B", "T"]
         self.state_axes: Axes = ["B", "Q" if wanted.prunes else "T"]
         self.colbert_axes: Axes = ["B", "rows"]
-        self.ids = graph.input("input_ids", self.axes)
-        self.mask = graph.input("attention_mask", self.axes)
+        self.ids = graph.input("input_ids", ["B", "T"])
+        self.mask = graph.input("attention_mask", ["B", "T"])
         self.bias = graph.call("attention_bias", "attention_bias", self.mask)
 
-    def embed(self, op: str, word: ir.Value, positions: ir.Value, attributes: Attributes | None = None) -> ir.Value:
-        return self.graph.call(op, "embeddings", self.ids, word, positions, attributes=attributes)
+    def embed(self, word: ir.Value, positions: ir.Value, pad_id: int | None) -> ir.Value:
+        inputs = (self.ids, word, positions)
+        if pad_id is None:
+            return self.graph.call("embeddings", "embeddings", *inputs)
+        return self.graph.call("embeddings_past_padding", "embeddings", *inputs, attributes={"pad_token_id": pad_id})
 
     def attention(self, module: str, inputs: Sequence[ir.Value], heads: int, head_width: int) -> ir.Value:
         sizes = _sizes([0, 0, heads, head_width])
@@ -105,9 +107,8 @@ class Packed:
 
     def __init__(self, graph: Graph, wanted: Wanted) -> None:
         self.graph, self.wanted = graph, wanted
-        self.axes: Axes = ["T"]
-        self.ids = graph.input("input_ids", self.axes)
-        self.starts = graph.input(TEXT_STARTS, self.axes)
+        self.ids = graph.input("input_ids", ["T"])
+        self.starts = graph.input(TEXT_STARTS, ["T"])
         self.ends = graph.input(CU_SEQLENS, ["B + 1"], ir.DataType.INT32)
         self.places = graph.input(TOKEN_OFFSET, ["B", "longest"], ir.DataType.INT32)
         self.rows = None if wanted.pooling == "mean" else graph.input(STATE_ROWS, ["S"])
@@ -115,10 +116,9 @@ class Packed:
         self.state_axes: Axes = ["T" if self.rows is None else "S"]
         self.colbert_axes = self.state_axes
 
-    def embed(self, op: str, word: ir.Value, positions: ir.Value, attributes: Attributes | None = None) -> ir.Value:
-        del attributes  # the padding id, which the host knows
-        name = POSITION_IDS if op == "embeddings" else POSITIONS_PAST_PADDING
-        return self.graph.call("embeddings_at", "embeddings", word, positions, self.graph.input(name, self.axes))
+    def embed(self, word: ir.Value, positions: ir.Value, pad_id: int | None) -> ir.Value:
+        name = POSITION_IDS if pad_id is None else POSITIONS_PAST_PADDING
+        return self.graph.call("embeddings_at", "embeddings", word, positions, self.graph.input(name, ["T"]))
 
     def attention(self, module: str, inputs: Sequence[ir.Value], heads: int, head_width: int) -> ir.Value:
         inputs = (*inputs, self.starts, self.places, self.ends)

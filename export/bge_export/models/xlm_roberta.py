@@ -57,5 +57,4 @@ def build(config: Config, weights: Weights, wanted: Wanted) -> ir.Model:
     Positions are counted over the ids that are not the padding id, as PyTorch counts them: a text may hold the padding
     token as a word.
     """
-    pad = {"pad_token_id": config.pad_token_id}
-    return Encoder.of("xlm-roberta", config, weights, wanted).build("embeddings_past_padding", pad)
+    return Encoder.of("xlm-roberta", config, weights, wanted).build(pad_id=config.pad_token_id)
