@@ -70,3 +70,10 @@ def test_a_budget_below_one_is_refused():
     """A budget of zero is an error that says so, not an endless loop."""
     with pytest.raises(InputError, match="budget_tokens: expected at least 1, found 0"):
         plan_batches(ids_of([1]), budget_tokens=0, layout="equal", pad_id=0)
+
+
+def test_packed_batches_bound_what_attention_holds():
+    """Texts as long as the longest, squared, stay below the bound, whatever the budget; a longer text runs alone."""
+    for length, texts in ((4096, 4), (8192, 1), (9000, 1)):
+        batches = plan_batches(ids_of([length] * 5), budget_tokens=10**6, layout="packed", pad_id=0)
+        assert max(len(batch.rows) for batch in batches) == texts
