@@ -14,9 +14,7 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +34,7 @@ from bge_export import catalog, random_checkpoint
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx.cuda import CUDA
+from bge_onnx.devices import attention_kernels
 from workers import WORKER, Worker, WorkerError
 from workloads import gpu_workloads
 
@@ -54,7 +53,6 @@ COMPILED = ("base",)  # torch.compile takes a minute
 MOST_DIFFERENCE = 0.02  # of unit vectors in float16, ours and PyTorch's
 ROUNDS = 3
 WARM_UP = ("mix", "one 16", "one 128")  # what is compiled or recorded
-DEBUG = {"ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"}
 
 
 def checkpoint_of(model: str, folder: Path) -> Path:
@@ -82,19 +80,6 @@ def bundle_of(model: str, target: str, folder: Path, *, check: bool) -> tuple[Pa
     if bundle.parity:
         found |= {"passed": bundle.parity.passed, "heads": asdict(bundle.parity)["heads"], "texts": bundle.parity.texts}
     return out, found
-
-
-def kernels_of(bundle: Path) -> list[str]:
-    """The attention kernels that ONNX Runtime says it took, for a short text, a batch and a long text."""
-    script = (
-        "import sys; from bge_onnx import Embedder; bge = Embedder.open(sys.argv[1])\n"
-        "for texts in (['what is BM25?'], ['aa bb cc ' * 60] * 32, ['aa bb cc ' * 2700]):\n"
-        "    bge.embed(texts)\n"
-    )
-    command = [sys.executable, "-c", script, str(bundle)]
-    done = subprocess.run(command, env={**os.environ, **DEBUG}, capture_output=True, text=True, check=False)
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "SdpaKernel" in line]
-    return sorted(set(lines)) or [f"nothing was said; exit status {done.returncode}: {done.stderr[-300:]}"]
 
 
 def systems(model: str) -> list[str]:
@@ -268,7 +253,7 @@ def measure(model: str, parts: Sequence[str], folder: Path, *, dry: bool) -> Ite
         print(f"{model}: {heads} of {' and '.join(targets)} to compare; {', '.join(parts)} to run", flush=True)
         return
     if "kernels" in parts:
-        yield "kernels", kernels_of(bundle)
+        yield "kernels", attention_kernels(bundle)
     if "speed" in parts:
         yield "speed", speed_of(model, bundle, checkpoint_of(model, folder), folder)
 

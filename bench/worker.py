@@ -129,7 +129,7 @@ def ours_launched(folder: str) -> Embed:
     from bge_onnx import cuda, session
 
     cuda.REPLAY_TOKENS, options = (), cuda.provider_options
-    session.provider_options = lambda target, device: {**options(target, device), "enable_cuda_graph": "0"}
+    session.provider_options = lambda *given: {**options(*given), "enable_cuda_graph": "0"}
     return ours(folder)
 
 

@@ -209,10 +209,11 @@ def test_the_check_holds_the_graph_against_the_same_rounding(bundle, checkpoint,
     weights = read_weights(other)
     weights["encoder.layer.1.intermediate.dense.weight"] *= -1
     store_weights(other, weights)
-    recipe, limits = recipe_of(opened.bundle), ENCODER_TARGETS["cpu-int8"].limits
+    config = SimpleNamespace(**SIZES, num_hidden_layers=2)
+    recipe, limits = recipe_of(opened.bundle), ENCODER_TARGETS["cpu-int8"].limits(config)
     for folder, right in ((checkpoint, True), (other, False)):
         hessians = calibrate.hessians(checkpoint, recipe, calibrate.RANDOM_IDS)
-        expected = check.expect(folder, recipe, cpu_int8.lowering(SimpleNamespace(**SIZES), hessians))
+        expected = check.expect(folder, recipe, cpu_int8.lowering(config, hessians))
         found = compare.compare(opened, expected, limits)
         assert found.passed == right
         assert found.heads["dense"].max_error < 1e-5 or not right

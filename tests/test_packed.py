@@ -28,6 +28,7 @@ from bge_export.request import Request
 from bge_onnx import Embedder, ProviderError
 from bge_onnx.batches import plan_batches
 from bge_onnx.cuda import CUDA, REPLAY_TEXTS, REPLAY_TOKENS, Device, packed_feeds
+from cuda_kernels import types_of
 
 LENGTHS = (1, 2, 7, 19, 33, 19, 60)
 COMPOSED = Target(provider="CPUExecutionProvider", layout="packed", lowering=lambda *_: Lowering({}))
@@ -144,7 +145,7 @@ def test_small_batches_are_filled_up_and_replayed(device, m3, lengths):
     for number in range(2):  # recorded, then replayed with other texts
         np.testing.assert_allclose(device.embed_token_ids(ids).dense, m3.embed_token_ids(ids).dense, atol=1e-6)
         ids = [(row + number) % 90 + 5 for row in ids]
-    (ready,) = device.session._devices
+    (ready,) = device.session._on_devices
     sizes = {(key[0], key[1]) for key in ready._recordings}
     tokens = [size for size in REPLAY_TOKENS if size >= sum(lengths)]
     wanted = [size for size in REPLAY_TEXTS if size >= len(lengths)]
@@ -166,10 +167,10 @@ def full_device(monkeypatch, most_tokens: int) -> None:
     """Make batches of more tokens fail, as a device without memory does."""
     run = Device._run
 
-    def failing(self, batch, names, *, dense_alone):
-        if len(batch.input_ids) > most_tokens:
+    def failing(self, ready, names):
+        if len(ready.batch.input_ids) > most_tokens:
             raise RuntimeError(f"BFCArena: Failed to allocate memory for requested buffer of size {most_tokens}")
-        return run(self, batch, names, dense_alone=dense_alone)
+        return run(self, ready, names)
 
     monkeypatch.setattr(Device, "_run", failing)
 
@@ -223,6 +224,9 @@ def test_every_operator_of_a_layer_is_fused(m3_checkpoint, tmp_path, target):
     host = {"Shape", "Size", "NonZero", "Range", "If", "Loop"}  # they wait for the host, or run there
     moving = {"Gemm"}  # multiplies its bias with a buffer that a larger batch moves, which recorded graphs miss
     assert not (host | moving) & {node.op_type for node in nodes}
+    precision = {"cuda-fp32": "float32", "cuda-fp16": "float16"}[target]
+    for node in nodes:
+        assert node.op_type == "Constant" or precision in types_of(node.domain, node.op_type), node.op_type
 
 
 def test_limits_follow_pytorchs_own_errors(m3_checkpoint, m3):
@@ -279,7 +283,7 @@ def test_what_is_wrong_with_a_device_is_said(tiny_checkpoint, tmp_path, monkeypa
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CUDA])
     monkeypatch.setattr("onnxruntime.InferenceSession", failing)
     with pytest.raises(ProviderError, match=found):
-        Embedder.open(bundle.folder, device=7).embed(["a"])
+        Embedder.open(bundle.folder, devices=[7]).embed(["a"])
     ((name, options),) = asked["providers"]
     assert (name, options["device_id"], options["use_tf32"]) == (CUDA, "7", "0")
     assert (asked["cpu"], asked["enable_fallback"]) == ("1", 0)

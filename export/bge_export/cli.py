@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 HEAD_NAMES = ("dense", "sparse", "colbert")
 # lowering.targets.NAMES, without importing onnx for --help; a test compares
-TARGET_NAMES = ("cpu-fp32", "cpu-int8", "portable", "cpu-int4", "cuda-fp32", "cuda-fp16")
+TARGET_NAMES = ("cpu-fp32", "cpu-int8", "portable", "cpu-int4", "cuda-fp32", "cuda-fp16", "cuda-bf16")
 
 
 def _heads(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:

@@ -18,6 +18,7 @@ from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle import HeadParity, Measure, Parity
 from bge_onnx.embeddings import Wanted
 from bge_onnx.errors import BgeError
+from bge_onnx.prefix import Prefix
 
 SHORT_TOKENS = 512
 REPLAYED = (1, 3, 8)
@@ -136,7 +137,7 @@ def _other_ways(
     if embedder.bundle.causal:
         for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
             ids = token_ids[index]
-            prefix = embedder.prefix_of("", ids[: len(ids) // 2])
+            prefix = Prefix.of_token_ids(embedder, "", ids[: len(ids) // 2])
             yield [index], prefix.embed_whole([ids], Wanted()).dense
 
 

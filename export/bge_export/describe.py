@@ -7,7 +7,7 @@ from pathlib import Path
 from bge_export import bundle_writer, calibrate, catalog
 from bge_export.checkpoint import Recipe
 from bge_export.heads import Wanted
-from bge_export.lowering.targets import DECODERS, Target, targets_of
+from bge_export.lowering.targets import DECODERS, TARGETS, Target
 from bge_export.request import Request
 from bge_onnx import Bundle
 from bge_onnx.bundle import FORMAT_VERSION, Source
@@ -26,12 +26,13 @@ def wanted_of(recipe: Recipe, target: Target) -> Wanted:
         token_states=target.plain or more,
         prune=not target.plain,
         packed=target.layout == "packed",
+        whole=target.whole,
     )
 
 
 def describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:
     """The bundle's manifest without what is known only when it is written."""
-    target, entry = targets_of(model_type)[request.target], catalog.find(request.model)
+    target, entry = TARGETS[model_type][request.target], catalog.find(request.model)
     wanted = wanted_of(recipe, target)
     twice = wanted.raw and recipe.normalize
     return Bundle(

@@ -17,10 +17,9 @@ from bge_export.checkpoint import Recipe
 from bge_export.compare import Heads
 from bge_export.tasks import Retrieval, SentencePairs, Task
 from bge_onnx import Embedder, similarity, top_k
-from bge_onnx.embedder import SCORE_PAIRS
 from bge_onnx.embeddings import HEADS
 from bge_onnx.errors import InputError
-from bge_onnx.scores import colbert_score, distinct, hybrid, lexical_score
+from bge_onnx.scores import SCORE_PAIRS, colbert_score, distinct, hybrid, lexical_score
 
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]

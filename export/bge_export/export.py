@@ -12,12 +12,12 @@ import onnx_ir as ir
 from bge_export import bundle_writer, calibrate, catalog, check, checkpoint_tokenizer, heads
 from bge_export.calibrate import Texts
 from bge_export.checkpoint import Recipe, read_recipe
-from bge_export.compare import Expected, compare, compare_apart
+from bge_export.compare import Expected, Limits, compare, compare_apart
 from bge_export.config import parse_config, read_json
 from bge_export.describe import describe, wanted_of
 from bge_export.folder import atomic_folder, require_free
 from bge_export.lowering import Lowering, half, lower
-from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, Target, targets_of
+from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGETS, Target
 from bge_export.models import MODELS
 from bge_export.request import Request, checkpoint_sha256, open_checkpoint
 from bge_export.weights import Weights
@@ -53,7 +53,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
             if expected:
-                parity = _compare(bundle, expected, target, progress=progress)
+                parity = _compare(bundle, expected, target.limits(config), progress=progress)
                 _require(parity, out)
                 bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
@@ -75,10 +75,10 @@ def _lowering(
     return target.lowering(config, calibrate.hessians(folder, recipe, texts, progress=progress))
 
 
-def _compare(bundle: Bundle, expected: Expected, target: Target, *, progress: bool) -> Parity:
+def _compare(bundle: Bundle, expected: Expected, limits: Limits, *, progress: bool) -> Parity:
     if bundle.causal:
-        return compare_apart(bundle.folder, expected, target.limits, progress=progress)
-    return compare(Embedder.open(bundle.folder), expected, target.limits, progress=progress)
+        return compare_apart(bundle.folder, expected, limits, progress=progress)
+    return compare(Embedder.open(bundle.folder), expected, limits, progress=progress)
 
 
 def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, lowering: Lowering) -> ir.Model:
@@ -144,7 +144,7 @@ def check_bundle(
         raise CheckpointError(
             f"{folder}: expected --checkpoint, the folder it was exported from; a bundle holds no PyTorch weights."
         )
-    target = targets_of(bundle.model_type)[bundle.target]
+    target = TARGETS[bundle.model_type][bundle.target]
     check.require_provider(target)
     request = Request(
         model=bundle.model,
@@ -164,7 +164,7 @@ def check_bundle(
         recipe = recipe_of(bundle)
         lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
-        parity = _compare(bundle, expected, target, progress=progress)
+        parity = _compare(bundle, expected, target.limits(config), progress=progress)
     if bundle.parity is None and parity.passed:
         bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return parity
@@ -229,7 +229,7 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
     config = parse_config(MODELS[model_type].Config, record, path)
     limit = MODELS[model_type].position_limit(config)
     recipe = read_recipe(folder, catalog.find(request.model), limit, request.options)
-    targets = targets_of(model_type)
+    targets = TARGETS[model_type]
     if request.target not in targets:
         raise CheckpointError(
             f"target: expected one for {model_type} models, {', '.join(targets)}, found {request.target}."

@@ -24,6 +24,7 @@ class Wanted:
     token_states  also the last layer's states (B, T, D)
     prune         compute the last layer for the CLS token alone where `dense` needs no more
     packed        texts stand one after another, without padding
+    whole         a decoder takes no prefix: texts are computed from their first token on
     """
 
     pooling: Pooling
@@ -33,6 +34,7 @@ class Wanted:
     token_states: bool = False
     prune: bool = False
     packed: bool = False
+    whole: bool = False
 
     @property
     def prunes(self) -> bool:

@@ -30,40 +30,49 @@ def last_states(
     """The state (N, D) of each text's last token after the last norm, as transformers' Mistral and Gemma2 give it.
 
     All texts go through a layer before the next is read: a checkpoint of 28 GB is read once, and a layer of it is in
-    memory. Layers, norms and rotary tables are transformers'; the loop over them and the mask are written here.
+    memory. Layers, norms and rotary tables are transformers'; the loop over them and the mask are written here. They
+    have the precision that the lowering's layers have.
     """
+    dtype, device = place_of(lowering)
     config = transformers.AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
-        model = transformers.AutoModel.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+        model = transformers.AutoModel.from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
     weights = Weights.open(folder, prefix=PREFIX)
 
     def read(name: str, rows: slice = ALL) -> Array:
         array = weights.read(name, rows=rows)
         return lowering.weights(name, array) if lowering and lowering.weights else array
 
-    rotary = type(model.rotary_emb)(config)
-    scale = torch.tensor(getattr(model.embed_tokens, "scalar_embed_scale", 1.0))
-    states = [_rows(read, ids) * scale for ids in token_ids]
-    places = [torch.arange(len(ids))[None] for ids in token_ids]
+    rotary = type(model.rotary_emb)(config).to(device)
+    scale = torch.tensor(getattr(model.embed_tokens, "scalar_embed_scale", 1.0), dtype=dtype, device=device)
+    states = [_rows(read, ids).to(device, dtype) * scale for ids in token_ids]
+    places = [torch.arange(len(ids), device=device)[None] for ids in token_ids]
     layers = tqdm(model.layers, desc="PyTorch", unit="layer", disable=not progress)
     with torch.inference_mode():
         for number, layer in enumerate(layers):
-            _load(layer, f"layers.{number}", read)
+            _load(layer, f"layers.{number}", read, dtype, device)
             if lowering and lowering.inputs:
                 round_inputs(layer, lowering.inputs)
             window = _window(config, number)
             states = [
                 layer(
                     state,
-                    attention_mask=_mask(state.shape[1], window),
+                    attention_mask=_mask(state.shape[1], window).to(device, dtype),
                     position_ids=position,
                     position_embeddings=rotary(state, position),
                 )
                 for state, position in zip(states, places, strict=True)
             ]
             layer.to_empty(device="meta")
-        _load(model.norm, "norm", read)
-        return np.stack([model.norm(state[:, -1])[0].numpy() for state in states])
+        _load(model.norm, "norm", read, dtype, device)
+        return np.stack([model.norm(state[:, -1])[0].float().cpu().numpy() for state in states])
+
+
+def place_of(lowering: Lowering | None) -> tuple[torch.dtype, str]:
+    """The precision of PyTorch's layers, and where they run: below float32 on a GPU, if there is one."""
+    precision = lowering.precision if lowering else "float32"
+    on_gpu = precision != "float32" and torch.cuda.is_available()
+    return getattr(torch, precision), "cuda" if on_gpu else "cpu"
 
 
 def round_inputs(module: torch.nn.Module, rounding: Rounding) -> None:
@@ -89,8 +98,8 @@ def _rows(read: Read, token_ids: NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(rows[places][None])
 
 
-def _load(module: torch.nn.Module, name: str, read: Read) -> None:
-    state = {key: torch.from_numpy(read(f"{name}.{key}")) for key in module.state_dict()}
+def _load(module: torch.nn.Module, name: str, read: Read, dtype: torch.dtype, device: str) -> None:
+    state = {key: torch.from_numpy(read(f"{name}.{key}")).to(device, dtype) for key in module.state_dict()}
     module.load_state_dict(state, assign=True)
 
 

@@ -53,6 +53,42 @@ int8_linear (bytes, scale, weight, weight_scales, zero, bias) => (y) {
   scaled = Mul(product, scale)
   y = Add(scaled, bias)
 }
+lookup_in_float (input_ids, table) => (hidden) {
+  rows = Gather(table, input_ids)
+  hidden = Cast <to = 1> (rows)
+}
+project_in <to> (x, weight) => (y) {
+  rows = Cast <to: int = @to> (x)
+  y = com.microsoft.FusedMatMul <transB = 1> (rows, weight)
+}
+rms_norm_in_float <epsilon> (x, scale) => (y) {
+  rows = Cast <to = 1> (x)
+  y = SimplifiedLayerNormalization <axis = -1, epsilon: float = @epsilon> (rows, scale)
+}
+residual_in_float (x, y) => (sum) {
+  addend = Cast <to = 1> (y)
+  sum = Add(x, addend)
+}
+gated_quick_gelu (gate, up) => (y) {
+  open = com.microsoft.QuickGelu <alpha = 1.0> (gate)
+  y = Mul(open, up)
+}
+gated_fast_gelu (gate, up) => (y) {
+  open = com.microsoft.FastGelu(gate)
+  y = Mul(open, up)
+}
+grouped_attention <num_heads, kv_num_heads, scale, local_window_size>
+(query, key, value, last_places, tokens) => (context) {
+  context, keys, values = com.microsoft.GroupQueryAttention <num_heads: int = @num_heads,
+    kv_num_heads: int = @kv_num_heads, scale: float = @scale, local_window_size: int = @local_window_size>
+    (query, key, value, "", "", last_places, tokens)
+}
+grouped_attention_softcap <num_heads, kv_num_heads, scale, local_window_size, softcap>
+(query, key, value, last_places, tokens) => (context) {
+  context, keys, values = com.microsoft.GroupQueryAttention <num_heads: int = @num_heads,
+    kv_num_heads: int = @kv_num_heads, scale: float = @scale, local_window_size: int = @local_window_size,
+    softcap: float = @softcap> (query, key, value, "", "", last_places, tokens)
+}
 normalize_by_sum (x) => (y) {
   square = Mul(x, x)
   last = Constant <value_ints = [-1]> ()

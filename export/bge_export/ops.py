@@ -53,7 +53,7 @@ class Graph:
             self.weights[tensor.name] = self.tape.initializer(tensor)
         return self.weights[tensor.name]
 
-    def call(self, op: str, module: str, *inputs: ir.Value, attributes: Attributes | None = None) -> ir.Value:
+    def call(self, op: str, module: str, *inputs: ir.Value | None, attributes: Attributes | None = None) -> ir.Value:
         """The result of operation `op`, computed for the checkpoint's `module`."""
         named = {MODULE: module}
         return self.tape.op(op, inputs, attributes, domain=DOMAIN, name=module, metadata_props=named)

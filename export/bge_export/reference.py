@@ -51,7 +51,7 @@ def embed(
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
     lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
-                   have an encoder's here, on a GPU if there is one; vectors are normalised in float32
+                   have PyTorch's here, on a GPU if there is one; vectors are normalised in float32
     """
     if read_json(folder / "config.json").get("model_type") in DECODERS:
         states = [
@@ -59,9 +59,7 @@ def embed(
         ]
         return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
-    precision = lowering.precision if lowering else "float32"
-    dtype = getattr(torch, precision)
-    device = "cuda" if precision != "float32" and torch.cuda.is_available() else "cpu"
+    dtype, device = layerwise.place_of(lowering)
     model = transformers.AutoModel.from_pretrained(folder, dtype=dtype, add_pooling_layer=False).eval().to(device)
     rounding = lowering.weights if lowering else None
     if rounding:

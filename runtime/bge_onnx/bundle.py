@@ -30,6 +30,10 @@ STATE_ROWS, POOLED_ROWS = "state_rows", "pooled_rows"
 """A packed graph's inputs (S,) and (B,) int64: the tokens that the last layer is computed for, and which of those the
 texts' dense vectors are made of."""
 
+LAST_PLACES, TOKENS = "last_places", "tokens"
+"""Inputs of a decoder's graph that takes no prefix, as ONNX Runtime's grouped-query attention wants them: the place of
+each text's last token, (B,) int32, and the number of tokens of a text, int32 without an axis."""
+
 PAST_KEYS, PAST_VALUES, KEPT_TOKENS, KEYS, VALUES = "past_keys", "past_values", "kept_tokens", "keys", "values"
 """Inputs and outputs of a decoder's graph: keys and values of a prefix, and how many tokens' are wanted back."""
 
@@ -56,7 +60,7 @@ class Source:
     sha256: str | None = None  # over all weight files in name order; of random weights, over the head files given
 
 
-Storage = Literal["fp32", "fp16"]
+Storage = Literal["fp32", "fp16", "bf16"]
 
 Measure = Literal["difference", "1 - cosine"]
 

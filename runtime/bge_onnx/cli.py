@@ -134,12 +134,14 @@ def score(
 @click.option("--verify", is_flag=True, help="Also compare the hash of every file.")
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as one JSON object.")
 def info(bundle: str, *, verify: bool, as_json: bool) -> None:
-    """Say what a bundle is, and where it runs: its graph is loaded to find out.
+    """Say what a bundle is, and where it runs: its graph is loaded to find out. On a GPU also which attention kernels.
 
     \b
     Example:
       bge info bge-small --verify
     """
+    from bge_onnx.cuda import CUDA
+    from bge_onnx.devices import attention_kernels
     from bge_onnx.embedder import Embedder
 
     embedder = Embedder.open(bundle, verify=verify)
@@ -161,6 +163,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         "max tokens": str(manifest.max_tokens),
         "query": repr(manifest.prompts.get("query", "")),
         "files": f"{len(manifest.files)}, {size_mb:,.1f} MB{', hashes compared' if verify else ''}",
+        **({"attention": "; ".join(attention_kernels(manifest.folder))} if manifest.provider == CUDA else {}),
         **{
             f"{head} error": f"{found.max_error:.1e} of {found.limit:.1e} allowed ({found.measure})"
             for head, found in parity.items()

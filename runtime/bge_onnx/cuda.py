@@ -1,4 +1,4 @@
-"""Packed batches on a device: what the graph is fed, and CUDA graphs that replay small batches.
+"""Batches on a device: what packed graphs are fed, and CUDA graphs that replay small batches.
 
 A kernel launch takes microseconds, and a small model has a hundred: at one short text the GPU waits for the host. ONNX
 Runtime can record all launches of a run and replay them at once, as long as shapes and addresses stay. So small batches
@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 from bge_onnx.batches import Batch
 from bge_onnx.bundle import (
     CU_SEQLENS,
+    LAST_PLACES,
     POOLED_ROWS,
     POSITION_IDS,
     POSITIONS_PAST_PADDING,
     STATE_ROWS,
     TEXT_STARTS,
     TOKEN_OFFSET,
+    TOKENS,
+    Bundle,
 )
 from bge_onnx.errors import ProviderError, first_line
 
@@ -54,13 +57,15 @@ REPLAY_TEXTS = (1, 2, 4, 8, 16, 32)
 """Sizes that batches are filled up to; larger ones are launched kernel by kernel. Not measured on a GPU yet."""
 
 
-def provider_options(target: str, device: int) -> dict[str, str]:
-    """Options of ONNX Runtime's CUDA provider for a bundle's target."""
+def provider_options(bundle: Bundle, device: int, memory_bytes: int | None = None) -> dict[str, str]:
+    """Options of ONNX Runtime's CUDA provider for a bundle; `memory_bytes` is the most that its arena may take."""
+    recorded = bundle.layout == "packed" and bundle.target == "cuda-fp16"
     return {
+        **({"gpu_mem_limit": str(memory_bytes)} if memory_bytes else {}),
         "device_id": str(device),
         "arena_extend_strategy": "kSameAsRequested",  # memory that was needed once, not the next power of two
         "use_tf32": "0",  # float32 is float32; products of float16 do not ask
-        "enable_cuda_graph": "1" if target == "cuda-fp16" else "0",
+        "enable_cuda_graph": "1" if recorded else "0",
     }
 
 
@@ -98,6 +103,13 @@ def packed_feeds(
     }
 
 
+def whole_feeds(batch: Batch) -> dict[str, NDArray[Any]]:
+    """What a decoder's graph without a prefix takes, of texts of one length (B, T)."""
+    texts, tokens = batch.input_ids.shape
+    places = np.full(texts, tokens - 1, dtype=np.int32)
+    return {"input_ids": batch.input_ids, LAST_PLACES: places, TOKENS: np.array(tokens, dtype=np.int32)}
+
+
 def _past_padding(token_ids: Ids, text_starts: Ids, pad_id: int) -> Ids:
     """Positions as XLM-R counts them, in transformers' create_position_ids_from_input_ids:
     https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/xlm_roberta/modeling_xlm_roberta.py
@@ -114,6 +126,15 @@ def replay_size(batch: Batch) -> tuple[int, int] | None:
     tokens = next((size for size in REPLAY_TOKENS if size >= len(batch.input_ids)), None)
     texts = next((size for size in REPLAY_TEXTS if size >= len(batch.rows)), None)
     return (tokens, texts) if tokens and texts else None
+
+
+def warm_up_lengths(bundle: Bundle) -> list[list[int]]:
+    """Tokens of the texts of each batch that makes a bundle ready: of every size that is replayed, else one text."""
+    if bundle.layout != "packed":
+        return [[2]]
+    sizes = [(tokens, texts) for tokens in REPLAY_TOKENS for texts in REPLAY_TEXTS if texts <= tokens]
+    batches = [[tokens - texts + 1] + [1] * (texts - 1) for tokens, texts in sizes]
+    return [lengths for lengths in batches if lengths[0] <= bundle.max_tokens]
 
 
 def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
@@ -162,6 +183,15 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Ready:
+    """A batch with what the graph takes of it, and the size that it is filled up to, if it is replayed."""
+
+    batch: Batch
+    feeds: Feeds
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Device:
     """A session on a device. All runs are in one thread: ONNX Runtime keeps CUDA graphs with the thread that made them.
 
@@ -182,14 +212,16 @@ class Device:
     def run(
         self, batches: Sequence[Batch], names: Sequence[str], *, dense_alone: bool
     ) -> Iterator[tuple[Batch, Outputs]]:
-        """Each batch with the outputs `names`, in order; the next ones run while the caller has the last.
+        """Each batch with the outputs `names`, in order. The next ones run while the caller has the last, and while the
+        device runs, the caller's thread prepares what comes.
 
         Raises ProviderError: the device's memory does not suffice for half a batch either, or for one text.
         """
         running: deque[Future[list[tuple[Batch, Outputs]]]] = deque()
         try:
             for batch in batches:
-                running.append(self._thread.submit(self._run_or_halve, batch, names, dense_alone=dense_alone))
+                ready = self._ready(batch, dense_alone=dense_alone)
+                running.append(self._thread.submit(self._run_or_halve, ready, names, dense_alone=dense_alone))
                 if len(running) > AHEAD:
                     yield from running.popleft().result()
             while running:
@@ -199,45 +231,54 @@ class Device:
                 future.cancel()
 
     def _run_or_halve(
-        self, batch: Batch, names: Sequence[str], *, dense_alone: bool, halved: bool = False
+        self, ready: Ready, names: Sequence[str], *, dense_alone: bool, halved: bool = False
     ) -> list[tuple[Batch, Outputs]]:
+        batch = ready.batch
         try:
             with ON_DEVICE:
-                return [(batch, self._run(batch, names, dense_alone=dense_alone))]
+                return [(batch, self._run(ready, names))]
         except Exception as error:  # onnxruntime's exceptions have no common class but Exception
             if not says(error, OUT_OF_MEMORY):
                 raise
             if halved or len(batch.rows) == 1:
                 raise ProviderError(
-                    f"device memory: expected room for {len(batch.rows)} texts with {len(batch.input_ids)} tokens, the "
+                    f"device memory: expected room for {len(batch.rows)} texts with {batch.lengths.sum()} tokens, the "
                     f"longest of {batch.lengths.max()}; found {first_line(error)}\n"
                     "    Give a smaller budget_tokens or max_tokens, or free memory on the device."
                 ) from error
-        parts = [self._run_or_halve(half, names, dense_alone=dense_alone, halved=True) for half in halves(batch)]
-        return [*parts[0], *parts[1]]
+        found = []
+        for half in halves(batch):
+            part = self._ready(half, dense_alone=dense_alone)
+            found += self._run_or_halve(part, names, dense_alone=dense_alone, halved=True)
+        return found
 
-    def _run(self, batch: Batch, names: Sequence[str], *, dense_alone: bool) -> Outputs:
+    def _ready(self, batch: Batch, *, dense_alone: bool) -> Ready:
+        if not batch.packed:
+            return Ready(batch, self._taken(whole_feeds(batch)), None)
         size = replay_size(batch) if dense_alone else None
-        if size:
-            return self._replay(batch, size, names)
+        full, longest = (filled_up(batch, *size), size[0]) if size else (batch, None)
+        feeds = packed_feeds(full, last=self.last, dense_alone=dense_alone, pad_id=self.pad_id, longest=longest)
+        return Ready(batch, self._taken(feeds), size)
+
+    def _run(self, ready: Ready, names: Sequence[str]) -> Outputs:
+        if ready.size:
+            return self._replay(ready, names)
         options = ort.RunOptions()
         options.add_run_config_entry("gpu_graph_id", "-1")  # no CUDA graph
-        feeds = packed_feeds(batch, last=self.last, dense_alone=dense_alone, pad_id=self.pad_id)
-        return dict(zip(names, self.session.run(names, self._taken(feeds), options), strict=True))
+        return dict(zip(names, self.session.run(names, ready.feeds, options), strict=True))
 
-    def _replay(self, batch: Batch, size: tuple[int, int], names: Sequence[str]) -> Outputs:
-        """The dense outputs `names` of a batch, filled up to `size`."""
-        full, key = filled_up(batch, *size), (*size, *names)
-        feeds = packed_feeds(full, last=self.last, dense_alone=True, pad_id=self.pad_id, longest=size[0])
-        feeds = self._taken(feeds)
+    def _replay(self, ready: Ready, names: Sequence[str]) -> Outputs:
+        """The dense outputs `names` of a batch that is filled up."""
+        assert ready.size
+        feeds, key = ready.feeds, (*ready.size, *names)
         recording = self._recordings.get(key)
         if recording is None:
             widths = {output.name: output.shape[-1] for output in self.session.get_outputs()}
-            shapes = {name: (len(full.lengths), widths[name]) for name in names}
+            shapes = {name: (ready.size[1] + 1, widths[name]) for name in names}
             recording = Recording.make(self.session, feeds, shapes, self.place, next(self._numbers))
         outputs = recording.run(feeds)
         self._recordings[key] = recording  # once it has run: one that failed is made again
-        return {name: values[: len(batch.rows)].copy() for name, values in outputs.items()}  # buffers are reused
+        return {name: values[: len(ready.batch.rows)].copy() for name, values in outputs.items()}  # buffers are reused
 
     def _taken(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Those that the graph has an input for."""
@@ -247,9 +288,9 @@ class Device:
 
 
 def halves(batch: Batch) -> list[Batch]:
-    """A packed batch as two, cut between texts."""
+    """A batch as two, cut between texts."""
     middle = len(batch.rows) // 2
-    at = int(batch.starts[middle])
+    at = int(batch.starts[middle]) if batch.packed else middle
     return [
         Batch(rows=batch.rows[:middle], input_ids=batch.input_ids[:at], lengths=batch.lengths[:middle]),
         Batch(rows=batch.rows[middle:], input_ids=batch.input_ids[at:], lengths=batch.lengths[middle:]),

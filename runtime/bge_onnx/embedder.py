@@ -12,21 +12,20 @@ from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch, plan_batches
 from bge_onnx.bundle import Bundle
+from bge_onnx.cuda import warm_up_lengths
+from bge_onnx.devices import devices_of
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
 from bge_onnx.icl import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, FewShot, Prompt, examples_text
 from bge_onnx.mcls import insert_cls
 from bge_onnx.prefix import Prefix
-from bge_onnx.scores import EQUAL, check_pairs, check_weights, distinct, score_pairs, similarity
+from bge_onnx.scores import EQUAL, SCORE_PAIRS, check_pairs, check_weights, distinct, score_pairs, similarity
 from bge_onnx.session import Outputs, Past, Session
 from bge_onnx.threads import resolve_threads
 from bge_onnx.tokenizer import Tokenizer, check_token_ids, windows
 
 DENSE = ("dense",)
-
-SCORE_PAIRS = 256
-"""Pairs that are scored at a time."""
 
 STREAM_TEXTS = 4096
 """Texts that a stream holds at a time: enough for batches of one length, a few MB of text."""
@@ -51,7 +50,8 @@ class Embedder:
         bundle: str | Path,
         *,
         threads: int | None = None,
-        device: int = 0,
+        devices: Sequence[int] | None = None,
+        device_memory: int | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         verify: bool = False,
@@ -59,7 +59,8 @@ class Embedder:
         """Open a bundle: a local folder, or a Hub repository that holds one (downloaded once).
 
         threads   cores to use; None for all that the scheduler and the container allow
-        device    number of the GPU, for bundles that run on one
+        devices   numbers of GPUs, for bundles that run on them, a process each where several; None for the first
+        device_memory  bytes of each that may be taken; None for all
         revision  branch, tag or commit of the Hub repository
         cache_dir  where downloads are kept; None for huggingface_hub's own cache
         verify    also compare the hash of every file (sizes always are)
@@ -68,7 +69,9 @@ class Embedder:
         """
         opened = Bundle.open(find_bundle(bundle, revision=revision, cache_dir=cache_dir), verify=verify)
         tokenizer = Tokenizer.open(opened.folder / opened.tokenizer, max_tokens=opened.max_tokens)
-        return cls(opened, tokenizer, Session(opened, resolve_threads(threads), device))
+        numbers = devices_of(opened, devices, device_memory)
+        session = Session(opened, resolve_threads(threads), numbers, device_memory)
+        return cls(opened, tokenizer, session)
 
     def embed(
         self,
@@ -217,22 +220,11 @@ class Embedder:
     def with_prefix(self, prefix: str) -> Prefix:
         """A beginning that many texts share, computed once: an instruction, few-shot examples. Decoders only.
 
-        Its keys and values are kept as long as the result is: `result.past.nbytes` bytes.
+        Its keys and values are kept as long as the result is, `result.past.nbytes` bytes; bundles for GPUs have none
+        and compute texts whole.
         Raises InputError: a bidirectional model, no string, a prefix that leaves no room for a text.
         """
-        if not self.bundle.causal:
-            raise InputError(
-                f"prefix: expected a bundle of a causal model (Mistral, Gemma2), found {self.bundle.name} "
-                f"({self.bundle.model_type}).\n    In others a text's end changes its beginning: give texts whole."
-            )
-        (whole,) = self.tokenizer.untruncated([prefix])
-        return self.prefix_of(prefix, whole[:-1])  # the end token is the text's
-
-    def prefix_of(self, text: str, token_ids: NDArray[np.int64]) -> Prefix:
-        """As `with_prefix`, of token ids (P,), the begin token included."""
-        if len(token_ids) > self.bundle.max_tokens - 2:
-            raise InputError(f"prefix: expected at most {self.bundle.max_tokens - 2} tokens, found {len(token_ids)}")
-        return Prefix(self, text, token_ids, self.session.past_of(token_ids))
+        return Prefix.make(self, prefix)
 
     def with_examples(self, examples: Sequence[Mapping[str, str]] = (), *, instruction: str | None = None) -> FewShot:
         """Queries behind a task and few-shot examples, which are computed once; for bge-en-icl.
@@ -271,6 +263,11 @@ class Embedder:
                 f"{self.bundle.name}.\n    Others have an instruction of their own: bge embed --query."
             )
         return QUERY_FORMAT.format(instruction, "")
+
+    def warm_up(self) -> None:
+        """Load the graph and run it once, on a GPU in each size that is replayed: no later text waits for that."""
+        for lengths in warm_up_lengths(self.bundle):
+            self.embed_token_ids([np.zeros(length, dtype=np.int64) for length in lengths], progress=False)
 
     def run(
         self,

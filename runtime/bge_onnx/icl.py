@@ -123,7 +123,7 @@ class FewShot:
         """
         empty, other = prompt.token_ids(embedder.tokenizer, ["", "a"], max_tokens=QUERY_TOKENS)
         shared = empty[: shared_length(empty[:-1], other)]
-        return cls(embedder, prompt, embedder.prefix_of(prompt.examples, shared))
+        return cls(embedder, prompt, Prefix.of_token_ids(embedder, prompt.examples, shared))
 
     def embed(
         self,

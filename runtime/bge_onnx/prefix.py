@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.embeddings import HEADS, Embeddings, Wanted
+from bge_onnx.errors import InputError
 from bge_onnx.session import Past
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Prefix:
 
     text       the beginning
     token_ids  (P,) int64 of it, the begin token included
-    past       keys and values of all layers, `past.nbytes` bytes; freed with this object
+    past       keys and values of all layers, `past.nbytes` bytes, freed with this object; None for bundles that compute
+               texts whole, as those for GPUs do
 
     >>> examples = bge.with_prefix("<instruct>… <query>… <response>… ")
     >>> examples.embed(["<instruct>… <query>what is BM25? <response>"]).dense.shape
@@ -37,7 +39,26 @@ class Prefix:
     embedder: Embedder
     text: str
     token_ids: Ids
-    past: Past
+    past: Past | None
+
+    @classmethod
+    def make(cls, embedder: Embedder, text: str) -> Prefix:
+        """As `Embedder.with_prefix`."""
+        if not embedder.bundle.causal:
+            raise InputError(
+                f"prefix: expected a bundle of a causal model (Mistral, Gemma2), found {embedder.bundle.name} "
+                f"({embedder.bundle.model_type}).\n    In others a text's end changes its beginning: give texts whole."
+            )
+        (whole,) = embedder.tokenizer.untruncated([text])
+        return cls.of_token_ids(embedder, text, whole[:-1])  # the end token is the text's
+
+    @classmethod
+    def of_token_ids(cls, embedder: Embedder, text: str, token_ids: Ids) -> Prefix:
+        """As `make`, of token ids (P,), the begin token included."""
+        limit = embedder.bundle.max_tokens - 2
+        if len(token_ids) > limit:
+            raise InputError(f"prefix: expected at most {limit} tokens, found {len(token_ids)}")
+        return cls(embedder, text, token_ids, embedder.session.past_of(token_ids))
 
     def embed(
         self,
@@ -79,7 +100,7 @@ class Prefix:
         for length in np.unique(shared):
             rows = np.flatnonzero(shared == length)
             own = [token_ids[row][length:] for row in rows.tolist()]
-            past = self.past.first(int(length))
+            past = self.past.first(int(length)) if self.past else None
             dense[rows] = self.embedder.run(
                 own, wanted, past=past, budget_tokens=budget_tokens, progress=progress
             ).dense
@@ -89,6 +110,8 @@ class Prefix:
         """Tokens to take from the prefix: none for a long text, whose own attention behind a prefix needs the matrix of
         tokens by tokens that it does not need alone.
         """
+        if self.past is None:
+            return 0
         shared = shared_length(self.token_ids, token_ids)
         return shared if len(token_ids) - shared <= LONG_TOKENS else 0
 

@@ -13,6 +13,9 @@ from bge_onnx.embeddings import Embeddings, Vectors
 from bge_onnx.errors import InputError
 from bge_onnx.sparse import SparseVectors
 
+SCORE_PAIRS = 256
+"""Pairs that are scored at a time."""
+
 EQUAL = (1.0, 1.0, 1.0)
 """Weights of dense, sparse and colbert."""
 

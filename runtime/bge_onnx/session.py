@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,16 +17,20 @@ from bge_onnx.batches import Batch
 from bge_onnx.bundle import (
     KEPT_TOKENS,
     KEYS,
+    LAST_PLACES,
     PAST_KEYS,
     PAST_VALUES,
     QUERY_TOKENS,
     VALUES,
     Bundle,
 )
-from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, provider_options, says
+from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, provider_options, says, whole_feeds
+from bge_onnx.devices import Devices
 from bge_onnx.errors import BundleError, ProviderError, first_line
 
 Outputs = Mapping[str, NDArray[Any]]
+Run = Callable[[Batch], list[tuple[Batch, Outputs]]]
+"""A batch, or its halves, to the graph's outputs."""
 
 TOGETHER_TOKENS = 1024
 """Work of up to this many tokens runs batch after batch with all cores on each; more is spread, a core a batch.
@@ -54,7 +58,7 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The bundle's graph, loaded when first used: once for single texts, once more for corpora.
+    """The bundle's graph, loaded when first used: once for single texts, once more for corpora; or once on each device.
 
     ONNX Runtime fixes the threads of a session when it is made. Many short matrix products run faster on separate
     cores than one by one on all of them, so corpora use a session of one thread, run from several Python threads
@@ -63,9 +67,10 @@ class Session:
 
     bundle: Bundle
     threads: int
-    device: int = 0
+    devices: tuple[int, ...] = (0,)
+    device_memory: int | None = None  # bytes of each that ONNX Runtime may take; None for all that there are
     _sessions: dict[int, ort.InferenceSession] = field(default_factory=dict, init=False)
-    _devices: list[Device] = field(default_factory=list, init=False)  # none or one
+    _on_devices: list[Device | Devices] = field(default_factory=list, init=False)  # none or one
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def run(
@@ -77,8 +82,12 @@ class Session:
 
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
-        if self.bundle.layout == "packed":
-            yield from self._on_device().run(batches, names, dense_alone=self._dense_alone(names))
+        if self.bundle.layout == "packed" or self.bundle.provider == CUDA:
+            runs = self._loaded_on_devices()
+            if isinstance(runs, Device):
+                yield from runs.run(batches, names, dense_alone=self._dense_alone(names))
+            else:
+                yield from _spread(batches, lambda batch: runs.run(batch, names), workers=len(self.devices))
             return
         total_tokens = sum(batch.input_ids.size for batch in batches)
         few = len(batches) < 2 or self.threads == 1 or total_tokens <= TOGETHER_TOKENS
@@ -87,46 +96,41 @@ class Session:
             for batch in batches:
                 yield batch, self._run_one(session, batch, names, past)
             return
-        yield from self._spread(batches, names, past)
-
-    def _spread(
-        self, batches: Sequence[Batch], names: Sequence[str], past: Past | None
-    ) -> Iterator[tuple[Batch, Outputs]]:
-        """A core a batch. Few are begun ahead of the caller: outputs, token states above all, do not pile up."""
         session = self.load(1)
-        pool, waiting, left = ThreadPoolExecutor(self.threads), set[Future[tuple[Batch, Outputs]]](), iter(batches)
-        try:
-            while True:
-                for batch in itertools.islice(left, 2 * self.threads - len(waiting)):
-                    waiting.add(pool.submit(lambda batch: (batch, self._run_one(session, batch, names, past)), batch))
-                if not waiting:
-                    return
-                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        finally:  # Ctrl-C, or a caller who stops early, leaves the batches not begun undone
-            pool.shutdown(wait=True, cancel_futures=True)
+        yield from _spread(
+            batches, lambda batch: [(batch, self._run_one(session, batch, names, past))], workers=self.threads
+        )
 
     def load(self, intra_op_threads: int) -> ort.InferenceSession:
         """The ONNX Runtime session with that many threads, made once."""
         with self._lock:
             if intra_op_threads not in self._sessions:
-                self._sessions[intra_op_threads] = _load(self.bundle, intra_op_threads, self.device)
+                self._sessions[intra_op_threads] = _load(
+                    self.bundle, intra_op_threads, self.devices[0], self.device_memory
+                )
             return self._sessions[intra_op_threads]
 
     def _dense_alone(self, names: Sequence[str]) -> bool:
         return {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}.issuperset(names)
 
-    def _on_device(self) -> Device:
-        session = self.load(self.threads)
+    def _loaded_on_devices(self) -> Device | Devices:
+        several = len(self.devices) > 1
+        session = None if several else self.load(self.threads)
         with self._lock:
-            if not self._devices:
-                place = ("cuda" if self.bundle.provider == CUDA else "cpu", self.device)
-                self._devices.append(Device(session, place, self.bundle.pooling == "last", self.bundle.pad_id))
-            return self._devices[0]
+            if not self._on_devices:
+                bundle = self.bundle
+                if session is None:
+                    self._on_devices.append(Devices.start(bundle.folder, self.devices, self.device_memory))
+                else:
+                    place = ("cuda" if bundle.provider == CUDA else "cpu", self.devices[0])
+                    self._on_devices.append(Device(session, place, bundle.pooling == "last", bundle.pad_id))
+            return self._on_devices[0]
 
-    def past_of(self, token_ids: NDArray[np.int64]) -> Past:
-        """Keys and values of a beginning's tokens (P,), in one run with all cores."""
+    def past_of(self, token_ids: NDArray[np.int64]) -> Past | None:
+        """Keys and values of a beginning's tokens (P,), in one run with all cores; None where graphs take none."""
         session = self.load(self.threads)
+        if PAST_KEYS not in {node.name for node in session.get_inputs()}:
+            return None
         none = _no_past(session)
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": token_ids[None],
@@ -143,6 +147,8 @@ class Session:
             feeds["attention_mask"] = batch.attention_mask
         if QUERY_TOKENS in inputs:
             feeds[QUERY_TOKENS] = np.array([1 if self._dense_alone(names) else batch.input_ids.shape[1]])
+        if LAST_PLACES in inputs:
+            feeds |= whole_feeds(batch)
         if PAST_KEYS in inputs:
             none = _no_past(session)
             keys, values = (past.keys, past.values) if past else (none, none)
@@ -155,7 +161,23 @@ def _no_past(session: ort.InferenceSession) -> NDArray[np.float32]:
     return np.zeros((layers, heads, 0, width), dtype=np.float32)
 
 
-def _load(bundle: Bundle, intra_op_threads: int, device: int) -> ort.InferenceSession:
+def _spread(batches: Iterable[Batch], run: Run, *, workers: int) -> Iterator[tuple[Batch, Outputs]]:
+    """Batches on so many threads. Few are begun ahead of the caller: token states above all must not pile up."""
+    pool, waiting, left = ThreadPoolExecutor(workers), set[Future[list[tuple[Batch, Outputs]]]](), iter(batches)
+    try:
+        while True:
+            for batch in itertools.islice(left, 2 * workers - len(waiting)):
+                waiting.add(pool.submit(run, batch))
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield from future.result()
+    finally:  # Ctrl-C, or a caller who stops early, leaves the batches not begun undone
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int | None) -> ort.InferenceSession:
     _check_provider(bundle, ort.get_available_providers())
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
@@ -168,7 +190,7 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int) -> ort.InferenceSe
     provider: str | tuple[str, dict[str, str]] = bundle.provider
     if bundle.provider == CUDA:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
-        provider = (CUDA, provider_options(bundle.target, device))
+        provider = (CUDA, provider_options(bundle, device, device_memory))
     try:
         session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common class but Exception

@@ -1,22 +1,33 @@
-"""Weights in float16: stored so for CPUs, which compute in float32 all the same, or computed with on GPUs."""
+"""Weights in half precision: float16 as storage for CPUs, which compute in float32, or computed with on GPUs."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from bge_export.lowering import Precision
 from bge_export.lowering.initializers import register
-from bge_export.weights import Array
+from bge_export.weights import Array, LazyRows
 from bge_onnx.errors import CheckpointError
 
+FLOAT16 = ir.DataType.FLOAT16
+
 LARGEST = float(np.finfo(np.float16).max)
+
+NAMES: dict[Precision, str] = {"float32": "FLOAT", "float16": "FLOAT16", "bfloat16": "BFLOAT16"}
+"""Of ONNX's types."""
+
+CHUNK_ROWS = 4096
+"""Rows that are rounded at a time: a word table is larger than memory in float32."""
 
 
 def rounded(name: str, weight: Array) -> Array:
     """What the graph computes with in the place of a checkpoint's `weight`: matrices are stored in float16."""
-    return _half(name, weight).astype(np.float32) if weight.ndim > 1 else weight
+    return _half(name, weight, FLOAT16).astype(np.float32) if weight.ndim > 1 else weight
 
 
 def store(model: ir.Model) -> None:
@@ -28,18 +39,18 @@ def store(model: ir.Model) -> None:
             _store(model.graph, value)
 
 
-def compute(model: ir.Model) -> None:
-    """Turn every weight into float16, and with them all that is computed up to where a `to_float` stands."""
+def compute(model: ir.Model, *, dtype: ir.DataType = FLOAT16, matrices_alone: bool = False) -> None:
+    """Turn every weight, or every matrix, into `dtype`, and with them all that is computed up to a cast to float32."""
     for value in list(model.graph.initializers.values()):
-        if value.dtype == ir.DataType.FLOAT:
-            half = _half_value(model.graph, value)
+        if value.dtype == ir.DataType.FLOAT and not (matrices_alone and len(value.shape or ()) < 2):
+            half = _half_value(model.graph, value, dtype)
             for node, place in value.uses():
                 node.replace_input_with(place, half)
             del model.graph.initializers[str(value.name)]
 
 
 def _store(graph: ir.Graph, value: ir.Value) -> None:
-    name, half, users = str(value.name), _half_value(graph, value), value.uses()
+    name, half, users = str(value.name), _half_value(graph, value, FLOAT16), value.uses()
     if all(node.op_type == "Gather" and place == 0 for node, place in users):
         for node, place in users:
             node.replace_input_with(place, half)
@@ -57,12 +68,12 @@ def _store(graph: ir.Graph, value: ir.Value) -> None:
     del graph.initializers[name]
 
 
-def _half_value(graph: ir.Graph, value: ir.Value) -> ir.Value:
-    """The weight in float16, beside the one in float32."""
+def _half_value(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """The weight in `dtype`, beside the one in float32."""
     source, name = value.const_value, str(value.name)
     assert source is not None
     assert value.shape is not None
-    tensor = ir.LazyTensor(partial(_tensor, name, source), ir.DataType.FLOAT16, value.shape, name=f"{name}.half")
+    tensor = ir.LazyTensor(partial(_tensor, name, source, dtype), dtype, value.shape, name=f"{name}.half")
     return register(graph, tensor)
 
 
@@ -72,14 +83,22 @@ def _cast(value: ir.Value, name: str) -> ir.Node:
     return node
 
 
-def _tensor(name: str, source: ir.TensorProtocol) -> ir.TensorProtocol:
-    return ir.tensor(_half(name, source.numpy()), name=f"{name}.half")
+def _tensor(name: str, source: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
+    if isinstance(source, LazyRows):
+        count = source.shape.numpy()[0]
+        array = np.empty(source.shape.numpy(), dtype=dtype.numpy())
+        for start in range(0, count, CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, count)
+            array[start:stop] = _half(name, source.rows(start, stop), dtype)
+    else:
+        array = _half(name, source.numpy(), dtype)
+    return ir.tensor(array, dtype=dtype, name=f"{name}.half")
 
 
-def _half(name: str, weight: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
-    if weight.size and np.abs(weight).max() > LARGEST:
+def _half(name: str, weight: Array, dtype: ir.DataType) -> NDArray[Any]:
+    if dtype == FLOAT16 and weight.size and np.abs(weight).max() > LARGEST:
         raise CheckpointError(
             f"{name}: expected weights up to {LARGEST:.0f} for float16, found {np.abs(weight).max():.3g}.\n"
-            "    Export with --weights fp32, or for cuda-fp32."
+            "    Export with --weights fp32, or for a target with more range: cuda-fp32, cuda-bf16."
         )
-    return weight.astype(np.float16)
+    return weight.astype(dtype.numpy())

@@ -8,7 +8,7 @@ from typing import Any
 
 from bge_export.compare import Limits
 from bge_export.gptq import Hessians
-from bge_export.lowering import Lowering, cpu_fp32, cpu_int8, cpu_nbits, cuda, half, portable
+from bge_export.lowering import Lowering, Precision, cpu_fp32, cpu_int8, cpu_nbits, cuda, cuda_decoder, half, portable
 from bge_onnx.bundle import Layout, Storage
 from bge_onnx.cuda import CUDA
 
@@ -22,12 +22,13 @@ class Target:
     provider: str
     layout: Layout
     lowering: Callable[[Any, Hessians | None], Lowering]  # of a model's configuration and calibration
-    limits: Limits = field(default_factory=Limits)  # of errors against float32 PyTorch
+    limits: Callable[[Any], Limits] = lambda _: Limits()  # of a model's configuration; of errors against PyTorch
     calibrates: bool = False
     bytes_per_weight: float = 4
     stores: Storage = "fp32"  # matrices, where --weights says nothing else
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
+    whole: bool = False  # a decoder's graph takes no prefix
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
 
@@ -41,7 +42,7 @@ ENCODER_TARGETS = {
         layout="equal",
         lowering=cpu_int8.lowering,
         calibrates=True,
-        limits=Limits(measure="1 - cosine", vectors=0.002, sparse=0.05),
+        limits=cpu_int8.limits,
         bytes_per_weight=1.1,
     ),
     "cuda-fp32": Target(provider=CUDA, layout="packed", lowering=lambda *_: Lowering(cuda.SWAPS)),
@@ -69,20 +70,34 @@ def _nbits(bits: int, *, bytes_per_weight: float) -> Target:
         provider="CPUExecutionProvider",
         layout="equal",
         lowering=lambda *_: cpu_nbits.lowering(bits),
-        limits=Limits(measure="1 - cosine", vectors=0.03),
+        limits=lambda _: Limits(measure="1 - cosine", vectors=0.03),
         bytes_per_weight=bytes_per_weight,
     )
 
 
-DECODER_TARGETS = {
+def _on_gpu(precision: Precision, stores: Storage) -> Target:
+    return Target(
+        provider=CUDA,
+        layout="equal",
+        lowering=lambda *_: cuda_decoder.lowering(precision),
+        whole=True,
+        bytes_per_weight=2,
+        stores=stores,
+    )
+
+
+CPU_DECODER_TARGETS = {
     "cpu-fp32": CPU_FP32,
     "cpu-int8": _nbits(8, bytes_per_weight=1.1),
     "cpu-int4": _nbits(4, bytes_per_weight=0.7),  # the word table has 8 bits
 }
 
-NAMES = tuple(dict.fromkeys([*ENCODER_TARGETS, *DECODER_TARGETS]))
+TARGETS: Mapping[str, Mapping[str, Target]] = {
+    "bert": ENCODER_TARGETS,
+    "xlm-roberta": ENCODER_TARGETS,
+    "mistral": CPU_DECODER_TARGETS | {"cuda-fp16": _on_gpu("float16", "fp16")},
+    "gemma2": CPU_DECODER_TARGETS | {"cuda-bf16": _on_gpu("bfloat16", "bf16")},  # its states leave float16's range
+}
+"""By model type and name."""
 
-
-def targets_of(model_type: str) -> Mapping[str, Target]:
-    """The targets of a kind of model, by name."""
-    return DECODER_TARGETS if model_type in DECODERS else ENCODER_TARGETS
+NAMES = tuple(dict.fromkeys(name for targets in TARGETS.values() for name in targets))

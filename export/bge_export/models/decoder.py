@@ -5,13 +5,14 @@ https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/
 https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/gemma2/modeling_gemma2.py
 
 Texts of a batch have one length and no padding, so a token's position is its index, behind the positions of a prefix
-whose keys and values are given. The last layer is computed for the last token alone, which is pooled.
+where a graph takes one. The last layer is computed for the last token alone, which is pooled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -20,8 +21,11 @@ import onnx_ir as ir
 from bge_export.heads import Wanted
 from bge_export.ops import Attributes, Graph
 from bge_export.weights import Array, Shape, Weights
-from bge_onnx.bundle import KEPT_TOKENS, KEYS, PAST_KEYS, PAST_VALUES, VALUES
+from bge_onnx.bundle import KEPT_TOKENS, KEYS, LAST_PLACES, PAST_KEYS, PAST_VALUES, TOKENS, VALUES
 from bge_onnx.errors import CheckpointError
+
+Axes = list[int | str]
+Outputs = dict[str, tuple[ir.Value, Axes]]
 
 NO_WINDOW = 1 << 31
 
@@ -134,49 +138,37 @@ class Decoder:
     weights: Weights
 
     def build(self, wanted: Wanted) -> ir.Model:
-        """The whole model, from input_ids (B, T) int64 and the keys and values of a prefix of P tokens, P from 0 on.
-
-        past_keys, past_values  (layers, key-value heads, P, head width) float32
-        kept_tokens             (1,) int64: how many tokens' keys and values are wanted back, 0 or T (B is 1 then)
-        """
+        """The whole model, from input_ids (B, T) int64 and what `Prefixed` or `Whole` adds."""
         config, graph = self.config, self.graph
-        cache: list[int | str] = [config.num_hidden_layers, config.num_key_value_heads, "P", config.head_width]
         input_ids = graph.input("input_ids", ["B", "T"])
-        past_keys = graph.input(PAST_KEYS, cache, ir.DataType.FLOAT)
-        past_values = graph.input(PAST_VALUES, cache, ir.DataType.FLOAT)
-        kept = graph.input(KEPT_TOKENS, [1])
-        shared = Shared(self, input_ids, past_keys, past_values, kept)
+        tokens = (Whole if wanted.whole else Prefixed)(self, input_ids)
         hidden = graph.call("lookup", "embed_tokens", input_ids, self.table())
-        caches = []
         for number in range(config.num_hidden_layers):
-            hidden, cache_rows = self.layer(number, hidden, shared)
-            caches.append(cache_rows)
+            hidden = self.layer(number, hidden, tokens)
         last = graph.call("drop_token_axis", "pooling", self.norm("norm", hidden))
-        outputs: dict[str, tuple[ir.Value, list[int | str]]] = {}
+        outputs: Outputs = {}
         if wanted.normalize:
             outputs["dense"] = (graph.call("l2_normalize", "dense.normalize", last), ["B", config.hidden_size])
             outputs["dense_raw"] = (last, ["B", config.hidden_size])
         else:
             outputs["dense"] = (last, ["B", config.hidden_size])
-        wide: list[int | str] = ["L", config.num_key_value_heads, "K", config.head_width]
-        outputs[KEYS] = (graph.join("keys", [keys for keys, _ in caches]), wide)
-        outputs[VALUES] = (graph.join("values", [values for _, values in caches]), wide)
-        return graph.finish(outputs)
+        return graph.finish(outputs | tokens.outputs())
 
-    def layer(self, number: int, hidden: ir.Value, shared: Shared) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
-        """Layer `number` of `hidden` (B, T, D): the next hidden states, and keys and values as a prefix keeps them."""
+    def layer(self, number: int, hidden: ir.Value, tokens: Tokens) -> ir.Value:
+        """Layer `number` of `hidden` (B, T, D): the next hidden states, of the last layer those of the last token."""
         module, layout, graph = f"layers.{number}", self.layout, self.graph
         last = number == self.config.num_hidden_layers - 1
         normed = self.norm(f"{module}.{layout.before_attention}", hidden)
         key = self.linear(f"{module}.self_attn.k_proj", normed)
-        key = shared.rotate(f"{module}.self_attn", key, self.config.num_key_value_heads)
+        key = tokens.rotate(f"{module}.self_attn", key, self.config.num_key_value_heads)
         value = self.linear(f"{module}.self_attn.v_proj", normed)
-        if last:
-            hidden = graph.call("last_row", "pooling", hidden)
-            normed = graph.call("last_row", "pooling", normed)
+        if last and tokens.last_query_alone:
+            hidden, normed = (graph.call("last_row", "pooling", states) for states in (hidden, normed))
         query = self.linear(f"{module}.self_attn.q_proj", normed)
-        query = shared.rotate(f"{module}.self_attn", query, self.config.num_attention_heads, last=last)
-        attended = shared.attend(number, query, key, value, last=last)
+        query = tokens.rotate(f"{module}.self_attn", query, self.config.num_attention_heads, last=last)
+        attended = tokens.attend(number, query, key, value, last=last)
+        if last and not tokens.last_query_alone:
+            hidden, attended = (graph.call("last_row", "pooling", states) for states in (hidden, attended))
         attended = self.linear(f"{module}.self_attn.o_proj", attended)
         if layout.after_attention:
             attended = self.norm(f"{module}.{layout.after_attention}", attended)
@@ -186,7 +178,35 @@ class Decoder:
         inner = self.linear(f"{module}.mlp.down_proj", graph.call(layout.activation, f"{module}.mlp", gate, up))
         if layout.after_mlp:
             inner = self.norm(f"{module}.{layout.after_mlp}", inner)
-        return graph.call("residual", f"{module}.mlp", hidden, inner), shared.keep(number, key, value)
+        return graph.call("residual", f"{module}.mlp", hidden, inner)
+
+    def rotate(self, module: str, x: ir.Value, heads: int, position: ir.Value) -> ir.Value:
+        """`x` (B, T, heads × K) rotated by positions that count from `position` (1,) on."""
+        sizes: Attributes = {"num_heads": heads, "split": [0, 0, heads, self.config.head_width]}
+        config = self.config
+        tables = rotary_tables(config.rope_theta, config.head_width, config.max_position_embeddings)
+        return self.graph.call("rotary", module, x, position, *map(self.graph.weight, tables), attributes=sizes)
+
+    def attend(self, kind: str, number: int, inputs: Sequence[ir.Value | None]) -> ir.Value:
+        """Attention of `kind`, "causal" or "last", with the model's heads, scale, window and soft cap."""
+        config, layout = self.config, self.layout
+        heads, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_width
+        group = heads // shared
+        attributes: dict[str, float | list[int]] = {
+            "num_heads": heads,
+            "kv_num_heads": shared,
+            "window": layout.window(number) or NO_WINDOW,
+            "scale": layout.scale,
+            "query_split": [0, 0, shared, group, width],
+            "key_split": [0, 0, shared, width],
+            "merged": [0, shared, -1, width],
+            "grouped": [0, shared, group],
+            "by_head": [0, shared],
+        }
+        if layout.softcap is not None:
+            attributes["softcap"] = layout.softcap
+        name = f"{kind}_attention" + ("" if layout.softcap is None else "_softcap")
+        return self.graph.call(name, f"layers.{number}.self_attn", *inputs, attributes=attributes)
 
     def table(self) -> ir.Value:
         """The word table (V, D), the model's scale of embeddings folded in: the same product as at run time."""
@@ -220,72 +240,100 @@ class Decoder:
         return self.graph.call("rms_norm", module, x, self.graph.weight(tensor), attributes=epsilon)
 
 
-class Shared:
-    """What all layers use: rotary tables, the prefix, and the facts about lengths that attention operators ask for."""
+class Tokens(Protocol):
+    """How a graph sees the tokens of its texts: behind a prefix, or whole."""
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        input_ids: ir.Value,
-        past_keys: ir.Value,
-        past_values: ir.Value,
-        kept: ir.Value,
-    ) -> None:
-        self.decoder, self.graph, self.config = decoder, decoder.graph, decoder.config
-        self.past_keys, self.past_values, self.kept = past_keys, past_values, kept
-        self.cosines, self.sines = (self.graph.weight(table) for table in rotary_tables(self.config))
-        self.first = self.graph.call("past_length", "positions", past_keys)
-        self.last = self.graph.call("last_position", "positions", past_keys, input_ids)
-        self.no_past = self.graph.call("no_past", "positions", past_keys)
-        self.last_indices = self.graph.call("last_indices", "positions", input_ids)
-        self.tokens = self.graph.call("token_count", "positions", input_ids)
+    last_query_alone: bool  # the last layer has a query of the last token, else of all
 
     def rotate(self, module: str, x: ir.Value, heads: int, *, last: bool = False) -> ir.Value:
-        """`x` (B, T, heads × K) rotated by its positions; `last`: (B, 1, heads × K) by the last one's."""
-        sizes: Attributes = {"num_heads": heads, "split": [0, 0, heads, self.config.head_width]}
-        position = self.last if last else self.first
-        return self.graph.call("rotary", module, x, position, self.cosines, self.sines, attributes=sizes)
+        """`x` (B, T, heads × K) rotated by its positions; `last`: the last layer's queries."""
 
     def attend(self, number: int, query: ir.Value, key: ir.Value, value: ir.Value, *, last: bool) -> ir.Value:
-        """Causal attention over the prefix and the text's own tokens, (B, Q, heads × K)."""
-        config, layout = self.config, self.decoder.layout
-        heads, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_width
-        group = heads // shared
-        attributes: dict[str, float | list[int]] = {
-            "num_heads": heads,
-            "kv_num_heads": shared,
-            "window": layout.window(number) or NO_WINDOW,
-            "scale": layout.scale,
-            "query_split": [0, 0, shared, group, width],
-            "key_split": [0, 0, shared, width],
-            "merged": [0, shared, -1, width],
-            "grouped": [0, shared, group],
-            "by_head": [0, shared],
-        }
-        if layout.softcap is not None:
-            attributes["softcap"] = layout.softcap
-        name = ("last_" if last else "causal_") + ("attention" if layout.softcap is None else "attention_softcap")
-        past = [self._past(number, cache) for cache in (self.past_keys, self.past_values)]
-        facts = (self.no_past, self.last_indices, self.tokens)
-        module = f"layers.{number}.self_attn"
-        return self.graph.call(name, module, query, key, value, *past, *facts, attributes=attributes)
+        """Causal attention (B, Q, heads × K) of layer `number`."""
 
-    def keep(self, number: int, key: ir.Value, value: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Keys and values of the first `kept_tokens` tokens, (B, key-value heads, kept, K)."""
-        split: Attributes = {"key_split": [0, 0, self.config.num_key_value_heads, self.config.head_width]}
-        module = f"layers.{number}.kept"
-        keys, values = (
-            self.graph.call("cache_rows", module, rows, self.kept, attributes=split) for rows in (key, value)
-        )
-        return keys, values
+    def outputs(self) -> Outputs:
+        """What the graph gives beside vectors, when all layers are built."""
+
+
+class Prefixed:
+    """Texts behind the keys and values of a prefix of P tokens, P from 0 on. The graph's inputs beside input_ids:
+
+    past_keys, past_values  (layers, key-value heads, P, head width) float32
+    kept_tokens             (1,) int64: how many tokens' keys and values are wanted back, 0 or T (B is 1 then)
+    """
+
+    last_query_alone = True
+
+    def __init__(self, decoder: Decoder, input_ids: ir.Value) -> None:
+        self.decoder, self.graph, config = decoder, decoder.graph, decoder.config
+        cache: list[int | str] = [config.num_hidden_layers, config.num_key_value_heads, "P", config.head_width]
+        self.past_keys = self.graph.input(PAST_KEYS, cache, ir.DataType.FLOAT)
+        self.past_values = self.graph.input(PAST_VALUES, cache, ir.DataType.FLOAT)
+        self.kept = self.graph.input(KEPT_TOKENS, [1])
+        self.first = self.graph.call("past_length", "positions", self.past_keys)
+        self.last = self.graph.call("last_position", "positions", self.past_keys, input_ids)
+        self.no_past = self.graph.call("no_past", "positions", self.past_keys)
+        self.last_places = self.graph.call("last_indices", "positions", input_ids)
+        self.tokens = self.graph.call("token_count", "positions", input_ids)
+        self.caches: list[tuple[ir.Value, ir.Value]] = []
+
+    def rotate(self, module: str, x: ir.Value, heads: int, *, last: bool = False) -> ir.Value:
+        return self.decoder.rotate(module, x, heads, self.last if last else self.first)
+
+    def attend(self, number: int, query: ir.Value, key: ir.Value, value: ir.Value, *, last: bool) -> ir.Value:
+        self.caches.append((self._kept(number, key), self._kept(number, value)))
+        past = [self._past(number, cache) for cache in (self.past_keys, self.past_values)]
+        facts = (self.no_past, self.last_places, self.tokens)
+        return self.decoder.attend("last" if last else "causal", number, (query, key, value, *past, *facts))
+
+    def outputs(self) -> Outputs:
+        config = self.decoder.config
+        wide: Axes = ["L", config.num_key_value_heads, "K", config.head_width]
+        keys, values = zip(*self.caches, strict=True)
+        return {KEYS: (self.graph.join("keys", keys), wide), VALUES: (self.graph.join("values", values), wide)}
+
+    def _kept(self, number: int, rows: ir.Value) -> ir.Value:
+        """Those of the first `kept_tokens` tokens, (B, key-value heads, kept, K)."""
+        config = self.decoder.config
+        split: Attributes = {"key_split": [0, 0, config.num_key_value_heads, config.head_width]}
+        return self.graph.call("cache_rows", f"layers.{number}.kept", rows, self.kept, attributes=split)
 
     def _past(self, number: int, cache: ir.Value) -> ir.Value:
         return self.graph.call("layer_cache", f"layers.{number}.past", cache, attributes={"layer": number})
 
 
-def rotary_tables(config: DecoderConfig) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
-    """Cosines and sines (positions, K / 2) of positions times frequencies, in float32 as transformers computes them."""
-    exponents = np.arange(0, config.head_width, 2, dtype=np.float32) / np.float32(config.head_width)
-    frequencies = np.float32(1) / np.power(np.float32(config.rope_theta), exponents)
-    angles = np.arange(config.max_position_embeddings, dtype=np.float32)[:, None] * frequencies
+class Whole:
+    """Texts from their first token on, with nothing to be found out from shapes: for GPUs, where that is the host's.
+
+    The graph's inputs beside input_ids are `LAST_PLACES` and `TOKENS`. Attention has a query for each key, which ONNX
+    Runtime's fused operator wants, so the last layer goes on with the last token behind it.
+    """
+
+    last_query_alone = False
+
+    def __init__(self, decoder: Decoder, _: ir.Value) -> None:
+        self.decoder, graph, config = decoder, decoder.graph, decoder.config
+        none = np.zeros((config.num_key_value_heads, 0, config.head_width), dtype=np.float32)
+        self.no_past = graph.weight(ir.tensor(none, name="positions.no_past"))
+        self.first = graph.weight(ir.tensor(np.zeros(1, dtype=np.int64), name="positions.first"))
+        self.last_places = graph.input(LAST_PLACES, ["B"], ir.DataType.INT32)
+        self.tokens = graph.input(TOKENS, [], ir.DataType.INT32)
+
+    def rotate(self, module: str, x: ir.Value, heads: int, *, last: bool = False) -> ir.Value:  # noqa: ARG002
+        return self.decoder.rotate(module, x, heads, self.first)
+
+    def attend(self, number: int, query: ir.Value, key: ir.Value, value: ir.Value, *, last: bool) -> ir.Value:  # noqa: ARG002
+        inputs = (query, key, value, self.no_past, self.no_past, None, self.last_places, self.tokens)
+        return self.decoder.attend("causal", number, inputs)
+
+    def outputs(self) -> Outputs:
+        return {}
+
+
+@lru_cache(maxsize=1)  # every layer asks
+def rotary_tables(base: float, width: int, positions: int) -> tuple[ir.TensorProtocol, ir.TensorProtocol]:
+    """Cosines and sines (positions, width / 2) of positions times frequencies, in float32 as transformers has them."""
+    exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    frequencies = np.float32(1) / np.power(np.float32(base), exponents)
+    angles = np.arange(positions, dtype=np.float32)[:, None] * frequencies
     return ir.tensor(np.cos(angles), name="rotary.cosines"), ir.tensor(np.sin(angles), name="rotary.sines")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -66,6 +67,9 @@ class AbsEmbedder:
         self.truncate_dim = truncate_dim
         self._check_pooling()
         self.target_devices = self._target_devices(devices)
+        numbers = tuple(int(name.partition(":")[2] or 0) for name in self.target_devices)
+        session = dataclasses.replace(self.embedder.session, devices=numbers)
+        self.embedder = dataclasses.replace(self.embedder, session=session)
 
     @staticmethod
     def get_detailed_instruct(instruction_format: str, instruction: str, sentence: str) -> str:
@@ -101,14 +105,14 @@ class AbsEmbedder:
             )
 
     def _target_devices(self, devices: Devices) -> list[str]:
-        """The one device of the bundle's provider. Raises ProviderError: another kind, or several, are asked for."""
+        """Devices of the bundle's provider. Raises ProviderError: another kind, or the CPU twice, is asked for."""
         runs_on = "cpu" if self.embedder.bundle.provider == "CPUExecutionProvider" else "cuda"
         asked = devices if isinstance(devices, list) else [runs_on if devices is None else devices]
         names = [f"cuda:{device}" if isinstance(device, int) else str(device) for device in asked]
-        if {name.split(":")[0] for name in names} != {runs_on} or len(names) > 1:
+        if {name.split(":")[0] for name in names} != {runs_on} or len(set(names)) < len(names):
             raise ProviderError(
                 f"devices: expected {runs_on!r}, for which the bundle {self.embedder.bundle.name} is lowered, found "
-                f"{devices!r}.\n    Export a bundle for that target; for several devices start a process on each."
+                f"{devices!r}.\n    Export a bundle for that target, and name each device once."
             )
         return names
 

@@ -1,0 +1,156 @@
+"""Several devices behind one Embedder, as processes; here their sessions run on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+
+from bge_export import export as exporting
+from bge_export.checkpoint import Options
+from bge_export.export import export
+from bge_export.lowering import Lowering
+from bge_export.lowering.targets import ENCODER_TARGETS, Target
+from bge_export.request import Request
+from bge_onnx import Embedder, InputError, ProviderError
+from bge_onnx.cuda import CUDA, provider_options, warm_up_lengths
+from bge_onnx.devices import attention_kernels
+
+HEADS = ("dense", "sparse", "colbert")
+
+
+@pytest.fixture(scope="module")
+def bundle(m3_checkpoint, tmp_path_factory):
+    """A packed bundle of an XLM-R in standard operators, for the CPU's provider."""
+    with pytest.MonkeyPatch.context() as patch:
+        target = Target(provider="CPUExecutionProvider", layout="packed", lowering=lambda *_: Lowering({}))
+        patch.setitem(ENCODER_TARGETS, "packed", target)
+        patch.setattr(exporting, "NAMES", (*exporting.NAMES, "packed"))
+        options = Options(pooling="cls")
+        request = Request(model="m3", target="packed", checkpoint=m3_checkpoint, options=options, check=False)
+        return export(request, tmp_path_factory.mktemp("bundle") / "packed")
+
+
+def on_devices(bundle, *devices):
+    """The bundle, open on processes for these devices."""
+    embedder = Embedder.open(bundle.folder, threads=1)
+    return dataclasses.replace(embedder, session=dataclasses.replace(embedder.session, devices=devices))
+
+
+@pytest.fixture
+def several(bundle):
+    """The bundle on two."""
+    return on_devices(bundle, 0, 1)
+
+
+def texts():
+    rng = np.random.default_rng(0)
+    return [rng.integers(5, 800, length) for length in rng.integers(1, 60, 40)]
+
+
+def test_several_devices_give_the_vectors_of_one(several, m3):
+    """Every head, in the texts' order, whichever process a batch ran in; both ran some."""
+    found = several.embed_token_ids(texts(), heads=HEADS, budget_tokens=64)
+    wanted = m3.embed_token_ids(texts(), heads=HEADS)
+    np.testing.assert_allclose(found.dense, wanted.dense, atol=1e-6)
+    assert [list(row) for row in found.sparse] == [list(row) for row in wanted.sparse]
+    np.testing.assert_allclose(np.concatenate(found.colbert), np.concatenate(wanted.colbert), atol=1e-6)
+    (devices,) = several.session._on_devices
+    assert devices.idle.qsize() == 2
+
+
+def test_a_process_that_dies_is_an_error(several):
+    """What it was given raises ProviderError with the device and the status, and nothing waits for ever."""
+    several.embed_token_ids(texts()[:2])
+    (devices,) = several.session._on_devices
+    process = devices.idle.get()
+    os.kill(process._process.pid, signal.SIGKILL)
+    devices.idle.put(process)
+    with pytest.raises(ProviderError, match=r"device \d: expected its process to run, found that it ended with -9"):
+        several.embed_token_ids(texts(), budget_tokens=16)
+
+
+def test_an_error_in_a_process_arrives(bundle, m3_checkpoint, tmp_path):
+    """A bundle for CUDA without CUDA: the error that one device gives, from another process."""
+    request = Request(
+        model="m3", target="cuda-fp16", checkpoint=m3_checkpoint, options=Options(pooling="cls"), check=False
+    )
+    embedder = Embedder.open(export(request, tmp_path / "bundle").folder, devices=[0, 1])
+    with pytest.raises(ProviderError, match="is lowered for CUDAExecutionProvider"):
+        embedder.embed(["a", "b"])
+
+
+def test_processes_end_with_the_embedder(bundle):
+    """No process is left when an Embedder is gone."""
+    embedder = on_devices(bundle, 0, 1)
+    embedder.embed_token_ids(texts()[:4])
+    (devices,) = embedder.session._on_devices
+    first, second = (devices.idle.get() for _ in range(2))
+    running = [first._process, second._process]
+    del embedder, devices, first, second
+    assert [process.wait(timeout=10) for process in running] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("devices", "memory", "found"),
+    [
+        ([0], None, "devices: expected a bundle for GPUs, found tiny-m3-cpu-fp32"),
+        (None, 1 << 30, "devices: expected a bundle for GPUs"),
+    ],
+)
+def test_devices_of_a_cpu_bundle_are_refused(m3_bundle, devices, memory, found):
+    """They would do nothing."""
+    with pytest.raises(InputError, match=found):
+        Embedder.open(m3_bundle, devices=devices, device_memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("devices", "memory", "found"),
+    [
+        ([], None, r"distinct numbers from 0 on, as nvidia-smi lists them, found \[\]"),
+        ([0, 0], None, r"distinct numbers from 0 on, as nvidia-smi lists them, found \[0, 0\]"),
+        ([-1], None, "distinct numbers from 0 on"),
+        (["cuda:0"], None, "distinct numbers from 0 on"),
+        ([0], 0, "device_memory: expected bytes, at least 1, found 0"),
+    ],
+)
+def test_devices_that_cannot_be(m3_checkpoint, tmp_path, devices, memory, found):
+    """None, one twice, no number, no memory: named before anything is loaded."""
+    options = Options(pooling="cls")
+    request = Request(model="m3", target="cuda-fp16", checkpoint=m3_checkpoint, options=options, check=False)
+    folder = export(request, tmp_path / "bundle").folder
+    with pytest.raises(InputError, match=found):
+        Embedder.open(folder, devices=devices, device_memory=memory)
+
+
+def test_memory_and_cuda_graphs_are_asked_for(bundle, m3_bundle):
+    """The arena's limit in bytes; CUDA graphs for packed float16 alone, which alone replays."""
+    packed = dataclasses.replace(bundle, target="cuda-fp16", provider=CUDA)
+    options = provider_options(packed, 3, 123)
+    assert (options["device_id"], options["gpu_mem_limit"], options["enable_cuda_graph"]) == ("3", "123", "1")
+    whole = provider_options(dataclasses.replace(packed, layout="equal"), 0)
+    assert "gpu_mem_limit" not in whole
+    assert whole["enable_cuda_graph"] == "0"
+
+
+def test_a_warm_embedder_records_nothing_more(bundle, m3):
+    """After `warm_up` every size has its buffers, and vectors are right."""
+    embedder = Embedder.open(bundle.folder)
+    embedder.warm_up()
+    (device,) = embedder.session._on_devices
+    sizes = set(device._recordings)
+    assert len(sizes) == len(warm_up_lengths(embedder.bundle))
+    for count in (1, 3, 7):
+        found = embedder.embed_token_ids(texts()[:count]).dense
+        np.testing.assert_allclose(found, m3.embed_token_ids(texts()[:count]).dense, atol=1e-6)
+    assert set(device._recordings) == sizes
+    m3.warm_up()
+
+
+def test_no_kernels_are_named_without_a_gpu(bundle):
+    """What ONNX Runtime does not say is not made up."""
+    (line,) = attention_kernels(bundle.folder)
+    assert line.startswith("nothing was said, exit status")
