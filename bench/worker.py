@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 Embed = Callable[[Sequence[str]], np.ndarray]
+HEADS = ("dense", "sparse", "colbert")
 BATCH_TEXTS = 32  # sentence-transformers' default
 GPU_BATCH_TEXTS = 128
 
@@ -96,19 +97,28 @@ def torch_export(folder: str, file: str = "torch_export.onnx") -> Embed:
     return embed
 
 
-def pytorch_cuda(folder: str, *, compiled: bool = False, attention: str = "sdpa") -> Embed:
-    """PyTorch in float16 on a GPU, as sentence-transformers runs it: length-sorted, padded batches, CLS pooling.
+def pytorch_cuda(folder: str, *, compiled: bool = False, attention: str = "sdpa", heads: Sequence[str] = ()) -> Embed:
+    """PyTorch in float16 on a GPU, Gemma2 in bfloat16, as sentence-transformers runs it: length-sorted, padded batches.
 
     With `flash_attention_2` transformers takes the padding out of attention, and the package flash-attn runs it.
+    `heads` are computed besides, and copied to the CPU's memory as their users get them.
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"  # for a trial of the benchmark itself
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float16, attn_implementation=attention).to(device).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
+    kind = json.loads((Path(folder) / "config.json").read_text())["model_type"]
+    dtype = torch.bfloat16 if kind == "gemma2" else torch.float16
+    model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
+    linears = [torch.load(Path(folder) / f"{head}_linear.pt", map_location=device) for head in heads]
     if compiled:
         model = torch.compile(model, dynamic=True)
+
+    def last_or_first(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if kind in ("mistral", "gemma2"):
+            return states[torch.arange(len(states), device=device), mask.sum(dim=1) - 1]
+        return states[:, 0]
 
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> np.ndarray:
@@ -117,8 +127,12 @@ def pytorch_cuda(folder: str, *, compiled: bool = False, attention: str = "sdpa"
         for start in range(0, len(order), GPU_BATCH_TEXTS):
             rows = order[start : start + GPU_BATCH_TEXTS]
             batch = tokenizer([texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt")
-            states = model(**batch.to(device)).last_hidden_state[:, 0]
-            dense[rows] = torch.nn.functional.normalize(states.float(), dim=-1)
+            batch = batch.to(device)
+            states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+            for linear in linears:
+                torch.nn.functional.linear(states, linear["weight"].to(dtype), linear["bias"].to(dtype)).cpu()
+            pooled = last_or_first(states, batch["attention_mask"])
+            dense[rows] = torch.nn.functional.normalize(pooled.float(), dim=-1)
         return dense.cpu().numpy()
 
     return embed
@@ -136,7 +150,9 @@ def ours_launched(folder: str) -> Embed:
 SYSTEMS = {
     "cuda: ours": ours,
     "cuda: ours, no CUDA graphs": ours_launched,
+    "cuda: ours, 3 heads": lambda folder: ours(folder, HEADS),
     "cuda: PyTorch": pytorch_cuda,
+    "cuda: PyTorch, 3 heads": lambda folder: pytorch_cuda(folder, heads=HEADS[1:]),
     "cuda: PyTorch, compiled": lambda folder: pytorch_cuda(folder, compiled=True),
     "cuda: PyTorch, unpadded": lambda folder: pytorch_cuda(folder, attention="flash_attention_2"),
     "ours": ours,
@@ -146,8 +162,8 @@ SYSTEMS = {
     "quantize_dynamic": lambda folder: torch_export(folder, "torch_export_int8.onnx"),
     "ours, dense": ours,
     "ours int8, dense": ours,
-    "ours int8, 3 heads": lambda folder: ours(folder, ("dense", "sparse", "colbert")),
-    "ours, 3 heads": lambda folder: ours(folder, ("dense", "sparse", "colbert")),
+    "ours int8, 3 heads": lambda folder: ours(folder, HEADS),
+    "ours, 3 heads": lambda folder: ours(folder, HEADS),
     "FlagEmbedding, 3 heads": flag_embedding,
     "torch.onnx.export, 3 heads": torch_export_heads,
 }

@@ -1,0 +1,76 @@
+"""The tables of `gpu.py`, from a results file."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+import harness
+
+
+def flops(config: Mapping[str, Any], workload: Mapping[str, Any]) -> float:
+    """Floating-point operations of the layers on a workload's tokens, padding not counted.
+
+    Decoders share keys and values among heads, gate their MLP, and look back only: half of the scores.
+    """
+    width, inner, layers = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    heads, decoder = config["num_attention_heads"], "num_key_value_heads" in config
+    head_width = config.get("head_dim") or width // heads
+    shared = config.get("num_key_value_heads", heads)
+    weights = layers * (2 * (heads + shared) * head_width * width + (3 if decoder else 2) * width * inner)
+    scores = 4 * layers * heads * head_width * workload["squares"] / (2 if decoder else 1)
+    return float(2 * weights * workload["tokens"] + scores)
+
+
+def speed_rows(model: str, record: Mapping[str, Any], peak: float) -> Iterator[list[str]]:
+    for name, workload in record["workloads"].items():
+        by_system = record["seconds"][name]
+        medians = {system: statistics.median(map(sum, rounds)) for system, rounds in by_system.items()}
+        for system, total in medians.items():
+            three = system.endswith("3 heads")
+            peers = [name for name in medians if name.startswith("PyTorch") and name.endswith("3 heads") == three]
+            best = min((medians[name] for name in peers), default=float("nan"))
+            if workload["single"]:
+                times = [1e3 * seconds for rounds in by_system[system] for seconds in rounds]
+                cells = ["", f"{statistics.median(times):.2f}", f"{np.percentile(times, 95):.2f}", ""]
+            else:
+                share = flops(record["config"], workload) / total / 1e12 / peak
+                cells = [f"{workload['tokens'] / total:,.0f}", "", "", f"{share:.0%}"]
+            ratio = f"{best / total:.2f}" if system.startswith("ours") else ""
+            yield [model, name, system, *cells, ratio]
+
+
+def table(record: dict[str, Any]) -> str:
+    """What was checked, and how fast it was."""
+    if record["device"] is None:
+        built = sum(len(targets) for targets in record["parity"].values())
+        return f"{built} bundles built, nothing compared: a dry run"
+    checks = [
+        [model, target, head, f"{values['max_error']:.1e}", f"{values['limit']:.1e}", values["tokens"]]
+        for model, targets in record["parity"].items()
+        for target, found in targets.items()
+        for head, values in found.get("heads", {}).items()
+    ]
+    failed = [
+        [model, target, found["error"].splitlines()[0], "", "", ""]
+        for model, targets in record["parity"].items()
+        for target, found in targets.items()
+        if "error" in found
+    ]
+    parts = [tabulate(checks + failed, ["model", "target", "head", "largest error", "limit", "at tokens"], "github")]
+    for model, found in record["speed"].items():
+        parts += [f"{model}: {system} FAILED: {reason}" for system, reason in found["failed"].items()]
+    for model, kernels in record["kernels"].items():
+        parts.append("\n".join([f"{model}:", *(f"- {line}" for line in kernels)]))
+    if record["speed"]:
+        peak = record["device"]["peak_tflops"]
+        rows = [row for model, found in record["speed"].items() for row in speed_rows(model, found, peak)]
+        headers = ["model", "workload", "system", "tokens/s", "p50 ms", "p95 ms", "of peak", "best PyTorch / ours"]
+        parts.append(tabulate(rows, headers, "github", disable_numparse=True))
+    about = record["device"]
+    parts.append(f"{about['name']}, {about['peak_tflops']:.0f} TFLOP/s. {harness.machine_line(record['machine'])}")
+    return "\n\n".join(parts)
