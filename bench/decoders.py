@@ -22,8 +22,8 @@ import numpy as np
 from tabulate import tabulate
 
 import harness
-from cpu import FLAG_PYTHON
 
+FLAG_PYTHON = Path(".venv-flagembedding/bin/python").absolute()
 SHRUNK = {
     "hidden_size": 2048,
     "num_hidden_layers": 16,

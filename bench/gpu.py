@@ -35,7 +35,8 @@ from bge_export.request import Request
 from bge_onnx.cuda import CUDA
 from bge_onnx.devices import attention_kernels
 from gpu_tables import table
-from workers import WORKER, Worker, WorkerError
+from systems import WORKER, adapter_of
+from workers import Worker, WorkerError
 from workloads import gpu_workloads
 
 PARTS = ("parity", "kernels", "speed")
@@ -132,7 +133,8 @@ def speed_of(model: str, bundle: Path, checkpoint: Path, folder: Path) -> dict[s
     plans_file.write_text(json.dumps([asdict(plan) for plan in plans]))
     places = {system: bundle if system.startswith("ours") else checkpoint for system in systems(model)}
     commands = {
-        system: [sys.executable, str(WORKER), f"cuda: {system}", str(place)] for system, place in places.items()
+        system: [sys.executable, str(WORKER), str(adapter_of("cuda")), system, str(place), "1"]
+        for system, place in places.items()
     }
     workers, failed = started(commands, folder / model, plans_file)
     vectors = {system: np.load(worker.vectors) for system, worker in workers.items()}

@@ -10,20 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 import harness
-
-
-def flops(config: Mapping[str, Any], workload: Mapping[str, Any]) -> float:
-    """Floating-point operations of the layers on a workload's tokens, padding not counted.
-
-    Decoders share keys and values among heads, gate their MLP, and look back only: half of the scores.
-    """
-    width, inner, layers = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
-    heads, decoder = config["num_attention_heads"], "num_key_value_heads" in config
-    head_width = config.get("head_dim") or width // heads
-    shared = config.get("num_key_value_heads", heads)
-    weights = layers * (2 * (heads + shared) * head_width * width + (3 if decoder else 2) * width * inner)
-    scores = 4 * layers * heads * head_width * workload["squares"] / (2 if decoder else 1)
-    return float(2 * weights * workload["tokens"] + scores)
+from tables import flops
 
 
 def speed_rows(model: str, record: Mapping[str, Any], peak: float) -> Iterator[list[str]]:

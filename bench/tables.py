@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from tabulate import tabulate
 
 import harness
+
+HEADERS = (
+    "workload",
+    "system",
+    "texts/s",
+    "tokens/s",
+    "p50 ms",
+    "p95 ms",
+    "of GEMM peak",
+    "ours / best peer",
+    "int8 / fp32",
+)
+BEFORE = ("ours int8", "ours int8, dense", "ours int8, 3 heads", "quantize_dynamic")
+"""Rounded systems of results that do not name theirs."""
 
 
 def table(record: dict[str, Any]) -> str:
@@ -21,47 +36,77 @@ def model_table(model: dict[str, Any]) -> list[str]:
     """A model's rows and what is said of each system under them."""
     order = list(model["startup_seconds"])
     rows = [row for name in model["workloads"] for row in workload_rows(model, name, order)]
-    headers = ["workload", "system", "texts/s", "tokens/s", "p50 ms", "p95 ms", "ours / best peer"]
-    headers += ["int8 / fp32"] if any("int8" in system for system in order) else []
+    used = [place for place in range(len(HEADERS)) if any(row[place] for row in rows)]
+    threads = f", {model['threads']} thread{'s' * (model['threads'] > 1)}" if "threads" in model else ""
+    body = tabulate(
+        [[row[place] for place in used] for row in rows],
+        [HEADERS[place] for place in used],
+        tablefmt="github",
+        disable_numparse=True,
+    )
     exports = [harness.export_line(target, found) for target, found in model["export"].items()]
     bullets = [
         f"- {fact}: {'; '.join(f'{key} {value}' for key, value in by.items())}"
         for fact, by in facts(model, order).items()
     ]
-    title, body = f"### {model['model']}\n", tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    return [title, body, "", *bullets, *exports, ""]
+    return [f"### {model['model']}{threads}\n", body, "", *bullets, *exports, *more(model), ""]
 
 
-def workload_rows(model: dict[str, Any], name: str, order: list[str]) -> list[list[str]]:
+def workload_rows(model: dict[str, Any], name: str, order: Sequence[str]) -> Iterator[list[str]]:
     """A row for each system: rates of a corpus, or milliseconds of single texts, and how ours compare."""
-    workload, medians, rows = model["workloads"][name], {}, []
-    for system in order:
-        rounds = model["results"][name][system]
+    workload, by_system = model["workloads"][name], model["results"][name]
+    medians = {system: median(by_system[system], single=workload["single"]) for system in order}
+    rounded = model.get("rounded", BEFORE)
+    for system, seconds in medians.items():
         if workload["single"]:
-            times = [1e3 * seconds for run in rounds for seconds in run]
-            medians[system] = statistics.median(times)
-            cells = ["", "", f"{medians[system]:.1f}", f"{np.percentile(times, 95):.1f}"]
+            times = [1e3 * second for run in by_system[system] for second in run]
+            cells = ["", "", f"{1e3 * seconds:.1f}", f"{np.percentile(times, 95):.1f}"]
         else:
-            medians[system] = statistics.median(sum(run) for run in rounds)
-            rates = [workload[unit] / medians[system] for unit in ("texts", "tokens")]
-            cells = [f"{rates[0]:.1f}", f"{rates[1]:.0f}", "", ""]
-        rows.append([name, system, *cells])
-    return [[*row, *ratios(row[1], medians)] for row in rows]
+            cells = [f"{workload['texts'] / seconds:.1f}", f"{workload['tokens'] / seconds:.0f}", "", ""]
+        yield [name, system, *cells, share(model, workload, system, seconds), *ratios(system, medians, rounded)]
 
 
-def ratios(system: str, medians: dict[str, float]) -> list[str]:
+def median(rounds: Sequence[Sequence[float]], *, single: bool) -> float:
+    """Seconds of one text, or of the workload."""
+    return statistics.median([second for run in rounds for second in run] if single else map(sum, rounds))
+
+
+def share(model: Mapping[str, Any], workload: Mapping[str, Any], system: str, seconds: float) -> str:
+    """Of the peak of one large product on this machine, of ours."""
+    if "gemm" not in model or workload["single"] or not system.startswith("ours"):
+        return ""
+    peak = model["gemm"]["int8" if "int8" in system else "float32"] * 1e9
+    return f"{flops(model['config'], workload) / seconds / peak:.0%}"
+
+
+def flops(config: Mapping[str, Any], workload: Mapping[str, Any]) -> float:
+    """Operations of the layers on a workload's tokens, padding not counted.
+
+    Decoders share keys and values among heads, gate their MLP, and look back only: half of the scores.
+    """
+    width, inner, layers = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    heads, decoder = config["num_attention_heads"], "num_key_value_heads" in config
+    head_width = config.get("head_dim") or width // heads
+    shared = config.get("num_key_value_heads", heads)
+    weights = layers * (2 * (heads + shared) * head_width * width + (3 if decoder else 2) * width * inner)
+    scores = 4 * layers * heads * head_width * workload["squares"] / (2 if decoder else 1)
+    return float(2 * weights * workload["tokens"] + scores)
+
+
+def ratios(system: str, medians: Mapping[str, float], rounded: Sequence[str]) -> tuple[str, str]:
     """Of one of ours: to the fastest peer, rounded ones beside int8 only; and of int8 to our own float32."""
-    rounded = any("int8" in name for name in medians)
     if not system.startswith("ours"):
-        return ["", ""][: 1 + rounded]
-    int8 = "int8" in system
-    peers = [name for name in medians if not name.startswith("ours") and (int8 or name != "quantize_dynamic")]
-    best = f"{min(medians[name] for name in peers) / medians[system]:.2f}"
-    gain = f"{medians[system.replace(' int8', '')] / medians[system]:.2f}" if int8 else ""
-    return [best, gain][: 1 + rounded]
+        return "", ""
+    peers = [name for name in medians if not name.startswith("ours") and (system in rounded or name not in rounded)]
+    if "3 heads" in system:
+        peers = [name for name in peers if "3 heads" in name]
+    best = min((medians[name] for name in peers), default=float("nan")) / medians[system]
+    plain = system.replace(" int8", "")
+    gain = f"{medians[plain] / medians[system]:.2f}" if "int8" in system and plain in medians else ""
+    return f"{best:.2f}", gain
 
 
-def facts(model: dict[str, Any], order: list[str]) -> dict[str, dict[str, str]]:
+def facts(model: dict[str, Any], order: Sequence[str]) -> dict[str, dict[str, str]]:
     """What is measured once for each system."""
     found = {
         "peak MiB": {system: f"{model['results']['peak_mib'][system]:.0f}" for system in order},
@@ -79,3 +124,21 @@ def facts(model: dict[str, Any], order: list[str]) -> dict[str, dict[str, str]]:
             for system, one in model["long"].items()
         }
     return found
+
+
+def more(model: Mapping[str, Any]) -> list[str]:
+    """The machine's peak, what ten thousand texts leave in memory, and which systems could not run."""
+    lines = []
+    if "gemm" in model:
+        lines.append(
+            f"- one product of 1536 x 1536: {model['gemm']['float32']:.0f} GFLOP/s in float32, "
+            f"{model['gemm']['int8']:.0f} GOP/s of bytes"
+        )
+    for system, found in (model.get("memory") or {}).items():
+        held = found["held_mib"]
+        lines.append(
+            f"- MiB held by {system} after each thousand of {len(held)} thousand mixed texts: "
+            f"{', '.join(f'{mib:.0f}' for mib in held)}; peak {found['peak_mib']:.0f}"
+        )
+    lines += [f"- {system} could not run: {reason}" for system, reason in (model.get("failed") or {}).items()]
+    return lines

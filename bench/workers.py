@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-WORKER = Path(__file__).with_name("worker.py")
-
 
 class WorkerError(Exception):
     """A system's process ended; the text has the last lines of what it said."""
@@ -27,7 +25,7 @@ class Worker:
         self.vectors, self.log = vectors, vectors.with_suffix(".log")
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [*command, str(workloads), str(vectors)],
+                [*command, "--serve", str(workloads), str(vectors)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -47,7 +45,7 @@ class Worker:
         raise WorkerError(f"{self.process.args!r}: {self.log.read_text()[-500:]}")
 
     def run(self, workload: str) -> dict[str, Any]:
-        """Seconds of each call, and the process's peak memory. Raises WorkerError: the process ended."""
+        """Seconds of each call, and the process's memory. Raises WorkerError: the process ended."""
         assert self.process.stdin
         self.process.stdin.write(workload + "\n")
         self.process.stdin.flush()

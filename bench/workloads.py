@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+SCIFACT_PASSAGES = 5183
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
@@ -20,33 +22,48 @@ class Workload:
     texts: Sequence[str]
     tokens: int  # special tokens included, no padding
     single: bool = False
+    callers: int = 1  # threads that share one model, each with a text at a time
     squares: int = 0  # sum of each text's tokens squared, which attention takes
 
 
-def workloads(tokenizer: Tokenizer, scifact: Path, *, scale: float, max_tokens: int) -> list[Workload]:
+def workloads(tokenizer: Tokenizer, scifact: Path | None, *, scale: float, max_tokens: int) -> list[Workload]:
     """Short queries (4 to 32 tokens), SciFact abstracts, a log-normal mix, and texts of 128 and 16 tokens.
 
-    Eight of 128 tokens go in one call; "one 128" and "one 16" are single texts.
+    Eight of 128 tokens and two of 512 go in one call; "one 128" and "one 16" are single texts; "16 callers" are threads
+    with a query at a time.
 
     scale       multiplies the number of texts: less for larger models
-    scifact     corpus.jsonl.gz
+    scifact     corpus.jsonl.gz; None leaves abstracts out
     max_tokens  where every system cuts a text
     """
     rng = np.random.default_rng(0)
     words = words_of(tokenizer)
-    with gzip.open(scifact, "rt", encoding="utf-8") as file:
-        passages = [f"{row['title']} {row['text']}" for row in map(json.loads, file)]
     mix = lognormal(rng, int(256 * scale))
-    chosen = rng.choice(len(passages), int(64 * scale), replace=False)
+    chosen = rng.choice(SCIFACT_PASSAGES, int(64 * scale), replace=False)
     plain = [
         ("queries", texts(rng, words, rng.integers(4, 33, int(512 * scale))), False),
-        ("scifact", [passages[row] for row in chosen], False),
+        *([("scifact", abstracts(scifact, chosen), False)] if scifact else []),
         ("mix", texts(rng, words, mix), False),
         ("8x128", texts(rng, words, [128] * 8), False),
+        ("2x512", texts(rng, words, [512] * 2), False),
+        ("16 callers", texts(rng, words, rng.integers(4, 33, max(64, int(256 * scale)))), False),
         ("one 16", texts(rng, words, [16] * max(8, int(48 * scale))), True),
         ("one 128", texts(rng, words, [128] * max(8, int(48 * scale))), True),
     ]
     return measured(tokenizer, plain, max_tokens=max_tokens)
+
+
+def abstracts(scifact: Path, chosen: Iterable[int]) -> list[str]:
+    """Titles and abstracts at some places of SciFact's corpus."""
+    with gzip.open(scifact, "rt", encoding="utf-8") as file:
+        passages = [f"{row['title']} {row['text']}" for row in map(json.loads, file)]
+    return [passages[row] for row in chosen]
+
+
+def mixed_texts(tokenizer: Tokenizer, count: int) -> list[str]:
+    """So many texts of a log-normal mix of lengths."""
+    rng = np.random.default_rng(1)
+    return texts(rng, words_of(tokenizer), lognormal(rng, count))
 
 
 def gpu_workloads(tokenizer: Tokenizer, *, scale: float, max_tokens: int) -> list[Workload]:
@@ -92,5 +109,8 @@ def measured(
     for name, rows, single in plain:
         lengths = [len(row.ids) for row in tokenizer.encode_batch(list(rows))]
         squares = sum(length**2 for length in lengths)
-        found.append(Workload(name=name, texts=rows, single=single, tokens=sum(lengths), squares=squares))
+        callers = int(name.partition(" ")[0]) if name.endswith("callers") else 1
+        found.append(
+            Workload(name=name, texts=rows, single=single, callers=callers, tokens=sum(lengths), squares=squares)
+        )
     return found

