@@ -187,17 +187,6 @@ def test_a_corpus_has_the_vectors_of_single_texts(m3):
     np.testing.assert_array_equal(together, alone)
 
 
-def test_heads_keep_their_form(m3):
-    """Sparse weights keep the tokens of the text as keys, ColBERT rows have length 1."""
-    texts = ["what is BM25?", "a b c a", ""]
-    found = m3.embed(texts, heads=ALL)
-    for text, sparse, rows in zip(m3.tokenizer.encode(texts), found.sparse, found.colbert, strict=True):
-        assert set(sparse) <= set(text.tolist())
-        assert min(sparse.values(), default=1) > 0
-        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found.dense, axis=1), 1, atol=1e-6)
-
-
 def test_the_check_holds_the_graph_against_the_same_rounding(bundle, checkpoint, tmp_path):
     """PyTorch with the graph's weights is within the limit; with one matrix of another model, it is not."""
     opened = Embedder.open(bundle)

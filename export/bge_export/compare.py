@@ -30,7 +30,10 @@ PREFIXES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The largest errors allowed: of dense and ColBERT vectors by `measure`, and the difference of sparse weights."""
+    """The largest errors allowed: of dense and ColBERT vectors by `measure`, and the difference of sparse weights.
+
+    That is over the largest weight of all texts where the measure is the cosine, which does not know of scales either.
+    """
 
     measure: Measure = "difference"
     vectors: float = 2e-5
@@ -72,11 +75,14 @@ def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress:
     if wanted.sparse is not None:
         pairs = zip(found.sparse, wanted.sparse, strict=True)
         errors["sparse"] = np.array([sparse_error(ours, theirs) for ours, theirs in pairs])
+        if limits.measure == "1 - cosine":
+            errors["sparse"] /= max((weight for row in wanted.sparse for weight in row.values()), default=1.0)
     if wanted.colbert is not None:
         rows = zip(found.colbert, wanted.colbert, strict=True)
         errors["colbert"] = np.array([errors_of(ours, theirs).max(initial=0) for ours, theirs in rows])
     tokens = [len(ids) for ids in expected.token_ids]
-    sparse = Limits(vectors=limits.sparse)
+    of_weights: Measure = "difference" if limits.measure == "difference" else "of the largest weight"
+    sparse = Limits(measure=of_weights, vectors=limits.sparse)
     return Parity(
         texts=len(expected.token_ids),
         heads={head: worst(found, tokens, sparse if head == "sparse" else limits) for head, found in errors.items()},

@@ -62,14 +62,15 @@ class Source:
 
 Storage = Literal["fp32", "fp16", "bf16"]
 
-Measure = Literal["difference", "1 - cosine"]
+Measure = Literal["difference", "1 - cosine", "of the largest weight"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadParity:
     """The largest error of one head against float32 PyTorch, and where it was.
 
-    measure  "difference", the largest absolute one of unit vectors; "1 - cosine" where weights are rounded
+    measure  "difference", the largest absolute one of unit vectors or sparse weights; where weights are rounded
+             "1 - cosine", and of sparse weights the difference over the largest of all
     """
 
     max_error: float
