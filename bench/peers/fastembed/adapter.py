@@ -20,8 +20,8 @@ def load(variant: str, folder: Path, threads: int) -> Callable[[Sequence[str]], 
     width = json.loads((bundle / "config.json").read_text())["hidden_size"]
     TextEmbedding.add_custom_model(
         model=NAME,
-        pooling=PoolingType.CLS,
-        normalization=True,
+        pooling=PoolingType.DISABLED,  # the graph's own
+        normalization=False,
         sources=ModelSource(hf=NAME),
         dim=width,
         model_file="onnx/model.onnx",
