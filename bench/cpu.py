@@ -1,7 +1,7 @@
 """Speed, memory, start-up and error of our CPU bundles beside their peers, on seeded random weights of the true sizes.
 
     bench/run cpu.py --models small,base,large --scifact .../corpus.jsonl.gz --out bench/results/NAME.json
-    bench/run cpu.py --models base --threads 1 --systems "ours,ours int8,CTranslate2 int8" --scifact ...
+    bench/run cpu.py --models base --threads 1 --system ours --system "CTranslate2 int8" --scifact ...
     bench/run cpu.py --print bench/results/NAME.json
     bench/run cpu.py --quick                        did we get slower? five minutes, against the committed results
 
@@ -43,10 +43,11 @@ MEMORY_MODEL, MEMORY_TEXTS = "small", 10_000
 QUIET = 0.3  # seconds after which the other systems' threads have stopped spinning
 
 
-def systems_of(model: str, asked: Sequence[str]) -> list[System]:
-    """Those of a model, or those asked for and the reference."""
+def systems_of(model: str, asked: Sequence[str], without: Sequence[str]) -> list[System]:
+    """Those of a model, or those asked for and the reference; none of the peers `without`."""
     known, reference = (M3, M3_REFERENCE) if model == "m3" else (BERT, REFERENCE)
-    return [system for system in known if not asked or system.name in asked or system == reference]
+    chosen = [system for system in known if not asked or system.name in asked or system == reference]
+    return [system for system in chosen if system.peer not in without]
 
 
 def prepare_all(
@@ -166,7 +167,8 @@ class Bench:
 
 def measure(model: str, threads: int, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Everything of a model, with so many threads."""
-    exports, ready, failed = prepare_all(model, folder, systems_of(model, arguments.systems), arguments.calibrate)
+    chosen = systems_of(model, arguments.systems, arguments.without)
+    exports, ready, failed = prepare_all(model, folder, chosen, arguments.calibrate)
     bench = Bench(model, folder, threads, arguments.rounds, ready, failed)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     scale, most = SCALE[model] * arguments.scale, 8192 if model == "m3" else 512
@@ -229,7 +231,8 @@ def main() -> None:
     parser = harness.new_parser(__doc__)
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--threads", default=[2], type=lambda text: [int(part) for part in listed(text)])
-    parser.add_argument("--systems", default=[], type=listed, help="comma-separated; all by default")
+    parser.add_argument("--system", default=[], action="append", dest="systems", help="again for each; all by default")
+    parser.add_argument("--without", default=[], action="append", help="a peer's folder, again for each")
     parser.add_argument("--workloads", default=[], type=listed, help="comma-separated; all by default")
     parser.add_argument("--scale", default=1.0, type=float, help="of the number of texts")
     parser.add_argument("--rounds", type=int, default=3)
