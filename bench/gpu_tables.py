@@ -19,8 +19,8 @@ def speed_rows(model: str, record: Mapping[str, Any], peak: float) -> Iterator[l
         medians = {system: statistics.median(map(sum, rounds)) for system, rounds in by_system.items()}
         for system, total in medians.items():
             three = system.endswith("3 heads")
-            peers = [name for name in medians if name.startswith("PyTorch") and name.endswith("3 heads") == three]
-            best = min((medians[name] for name in peers), default=float("nan"))
+            peers = [other for other in medians if other.startswith("PyTorch") and other.endswith("3 heads") == three]
+            best = min((medians[peer] for peer in peers), default=float("nan"))
             if workload["single"]:
                 times = [1e3 * seconds for rounds in by_system[system] for seconds in rounds]
                 cells = ["", f"{statistics.median(times):.2f}", f"{np.percentile(times, 95):.2f}", ""]
@@ -52,7 +52,8 @@ def table(record: dict[str, Any]) -> str:
     for model, found in record["speed"].items():
         parts += [f"{model}: {system} FAILED: {reason}" for system, reason in found["failed"].items()]
     for model, kernels in record["kernels"].items():
-        parts.append("\n".join([f"{model}:", *(f"- {line}" for line in kernels)]))
+        taken = ", ".join(f"{kernel} ({nodes} nodes)" for kernel, nodes in kernels.items())
+        parts.append(f"attention kernels of {model}: {taken or 'nothing was said'}")
     if record["speed"]:
         peak = record["device"]["peak_tflops"]
         rows = [row for model, found in record["speed"].items() for row in speed_rows(model, found, peak)]

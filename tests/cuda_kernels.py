@@ -47,7 +47,6 @@ KERNELS: dict[tuple[str, str], frozenset[str]] = {
     ("", "Unsqueeze"): ALL,
     ("", "Where"): NUMBERS,  # T; the condition is bool
     ("com.microsoft", "BiasGelu"): FLOATS,
-    ("com.microsoft", "BiasSplitGelu"): FLOATS - {"bfloat16"},
     ("com.microsoft", "FastGelu"): FLOATS,
     ("com.microsoft", "FusedMatMul"): FLOATS,
     ("com.microsoft", "Gelu"): FLOATS,
@@ -58,7 +57,6 @@ KERNELS: dict[tuple[str, str], frozenset[str]] = {
     ("com.microsoft", "RotaryEmbedding"): FLOATS,
     ("com.microsoft", "SkipLayerNormalization"): FLOATS,
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): FLOATS,
-    ("com.microsoft", "TransposeMatMul"): FLOATS,
 }
 
 

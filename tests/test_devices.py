@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -16,8 +19,9 @@ from bge_export.lowering import Lowering
 from bge_export.lowering.targets import ENCODER_TARGETS, Target
 from bge_export.request import Request
 from bge_onnx import Embedder, InputError, ProviderError
-from bge_onnx.cuda import CUDA, provider_options, warm_up_lengths
-from bge_onnx.devices import attention_kernels
+from bge_onnx.batches import plan_batches
+from bge_onnx.cuda import CUDA, provider_options, warm_up_batches
+from bge_onnx.devices import DeviceProcess, attention_kernels, kernels_of
 
 HEADS = ("dense", "sparse", "colbert")
 
@@ -51,8 +55,13 @@ def texts():
     return [rng.integers(5, 800, length) for length in rng.integers(1, 60, 40)]
 
 
-def test_several_devices_give_the_vectors_of_one(several, m3):
+def test_several_devices_give_the_vectors_of_one(several, m3, monkeypatch):
     """Every head, in the texts' order, whichever process a batch ran in; both ran some."""
+    ran = []
+    run = DeviceProcess.run
+    monkeypatch.setattr(
+        DeviceProcess, "run", lambda self, batch, names: (ran.append(self.device), run(self, batch, names))[1]
+    )
     found = several.embed_token_ids(texts(), heads=HEADS, budget_tokens=64)
     wanted = m3.embed_token_ids(texts(), heads=HEADS)
     np.testing.assert_allclose(found.dense, wanted.dense, atol=1e-6)
@@ -60,6 +69,7 @@ def test_several_devices_give_the_vectors_of_one(several, m3):
     np.testing.assert_allclose(np.concatenate(found.colbert), np.concatenate(wanted.colbert), atol=1e-6)
     (devices,) = several.session._on_devices
     assert devices.idle.qsize() == 2
+    assert set(ran) == {0, 1}
 
 
 def test_a_process_that_dies_is_an_error(several):
@@ -90,7 +100,8 @@ def test_processes_end_with_the_embedder(bundle):
     (devices,) = embedder.session._on_devices
     first, second = (devices.idle.get() for _ in range(2))
     running = [first._process, second._process]
-    del embedder, devices, first, second
+    embedder.session.close()
+    del devices, first, second
     assert [process.wait(timeout=10) for process in running] == [0, 0]
 
 
@@ -142,7 +153,7 @@ def test_a_warm_embedder_records_nothing_more(bundle, m3):
     embedder.warm_up()
     (device,) = embedder.session._on_devices
     sizes = set(device._recordings)
-    assert len(sizes) == len(warm_up_lengths(embedder.bundle))
+    assert len(sizes) == len(warm_up_batches(embedder.bundle))
     for count in (1, 3, 7):
         found = embedder.embed_token_ids(texts()[:count]).dense
         np.testing.assert_allclose(found, m3.embed_token_ids(texts()[:count]).dense, atol=1e-6)
@@ -150,7 +161,54 @@ def test_a_warm_embedder_records_nothing_more(bundle, m3):
     m3.warm_up()
 
 
-def test_no_kernels_are_named_without_a_gpu(bundle):
-    """What ONNX Runtime does not say is not made up."""
-    (line,) = attention_kernels(bundle.folder)
-    assert line.startswith("nothing was said, exit status")
+def test_every_device_is_warmed(several, monkeypatch):
+    """Each process runs every size, not those that come its way."""
+    ran = []
+    monkeypatch.setattr(DeviceProcess, "run", lambda self, batch, _: ran.append((self.device, len(batch.input_ids))))
+    several.warm_up()
+    assert sorted(ran) == sorted((device, len(batch.input_ids)) for device in (0, 1) for batch in sizes(several))
+
+
+def sizes(embedder):
+    return warm_up_batches(embedder.bundle)
+
+
+def test_what_libraries_print_is_no_answer(bundle, tmp_path):
+    """A library that writes to the process's stdout from C, as ONNX Runtime does, writes to its stderr."""
+    program = tmp_path / "loud.py"
+    program.write_text(
+        "import os, sys\n"
+        "from bge_onnx import device_process\n"
+        "run = device_process.Session.run\n"
+        "def loud(*given):\n"
+        "    os.write(1, b'SdpaKernel=MATH')\n"
+        "    return run(*given)\n"
+        "device_process.Session.run = loud\n"
+        "device_process.serve(*sys.argv[1:])\n"
+    )
+    (batch,) = plan_batches([np.arange(5, 20)], layout="packed", pad_id=1)
+    command = [sys.executable, str(program), str(bundle.folder), "0", "0"]
+    given = pickle.dumps((batch, ("dense",)))
+    done = subprocess.run(command, input=given, capture_output=True, check=True)
+    ((_, outputs),) = pickle.loads(done.stdout)
+    assert outputs["dense"].shape == (1, 32)
+    assert b"SdpaKernel=MATH" in done.stderr
+
+
+def test_kernels_are_counted_by_node():
+    """ONNX Runtime's lines, a run after another, give each kernel's number of nodes."""
+    said = (
+        "\x1b[36mOperator=PackedMultiHeadAttention Node=layer.0 DataType=fp16 SdpaKernel=FLASH_ATTENTION\x1b[0m\n" * 2
+        + "\x1b[36mOperator=PackedMultiHeadAttention Node=layer.1 DataType=fp16 SdpaKernel=FLASH_ATTENTION\x1b[0m\n"
+        + "Operator=PackedMultiHeadAttention Node=layer.1 DataType=fp16 SdpaKernel=EFFICIENT_ATTENTION\n"
+        + "something else\n"
+    )
+    assert kernels_of(said) == {"FLASH_ATTENTION": 2, "EFFICIENT_ATTENTION": 1}
+
+
+def test_kernels_of_a_bundle_that_does_not_run_are_an_error(m3_checkpoint, tmp_path):
+    """Without a GPU the reason is said, and no kernel made up."""
+    options = Options(pooling="cls")
+    request = Request(model="m3", target="cuda-fp16", checkpoint=m3_checkpoint, options=options, check=False)
+    with pytest.raises(ProviderError, match="is lowered for CUDAExecutionProvider"):
+        attention_kernels(export(request, tmp_path / "bundle").folder)

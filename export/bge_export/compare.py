@@ -140,7 +140,7 @@ def _other_ways(
             for start in range(0, len(short), size):
                 places = short[start : start + size]
                 yield places, embedder.embed_token_ids([token_ids[index] for index in places]).dense
-    if embedder.bundle.causal:
+    if embedder.bundle.causal and embedder.bundle.layout != "whole":
         for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
             ids = token_ids[index]
             prefix = Prefix.of_token_ids(embedder, "", ids[: len(ids) // 2])

@@ -36,6 +36,13 @@ last_row (hidden) => (row) {
   axis = Constant <value_ints = [1]> ()
   row = Slice(hidden, start, end, axis)
 }
+flat_rows <flat> (hidden, rows) => (row) {
+  shape = Constant <value_ints: ints = @flat> ()
+  all_rows = Reshape(hidden, shape)
+  own_rows = Gather(all_rows, rows)
+  axis = Constant <value_ints = [1]> ()
+  row = Unsqueeze(own_rows, axis)
+}
 past_length (past_keys) => (count) {
   count = Shape <start = 2, end = 3> (past_keys)
 }

@@ -26,7 +26,7 @@ def wanted_of(recipe: Recipe, target: Target) -> Wanted:
         token_states=target.plain or more,
         prune=not target.plain,
         packed=target.layout == "packed",
-        whole=target.whole,
+        whole=target.layout == "whole",
     )
 
 

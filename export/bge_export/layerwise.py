@@ -75,6 +75,12 @@ def place_of(lowering: Lowering | None) -> tuple[torch.dtype, str]:
     return getattr(torch, precision), "cuda" if on_gpu else "cpu"
 
 
+def free_device() -> None:
+    """Give back the GPU's memory that PyTorch keeps for itself."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def round_inputs(module: torch.nn.Module, rounding: Rounding) -> None:
     """Round what linear layers in `module` are given, from now on."""
 

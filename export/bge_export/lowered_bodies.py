@@ -69,12 +69,16 @@ residual_in_float (x, y) => (sum) {
   addend = Cast <to = 1> (y)
   sum = Add(x, addend)
 }
-gated_quick_gelu (gate, up) => (y) {
-  open = com.microsoft.QuickGelu <alpha = 1.0> (gate)
+gated_quick_gelu <to> (gate, up) => (y) {
+  values = Cast <to = 1> (gate)
+  activated = com.microsoft.QuickGelu <alpha = 1.0> (values)
+  open = Cast <to: int = @to> (activated)
   y = Mul(open, up)
 }
-gated_fast_gelu (gate, up) => (y) {
-  open = com.microsoft.FastGelu(gate)
+gated_fast_gelu <to> (gate, up) => (y) {
+  values = Cast <to = 1> (gate)
+  activated = com.microsoft.FastGelu(values)
+  open = Cast <to: int = @to> (activated)
   y = Mul(open, up)
 }
 grouped_attention <num_heads, kv_num_heads, scale, local_window_size>

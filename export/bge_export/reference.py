@@ -57,6 +57,7 @@ def embed(
         states = [
             layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
         ]
+        layerwise.free_device()  # for the bundle, which is another process's
         return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     dtype, device = layerwise.place_of(lowering)

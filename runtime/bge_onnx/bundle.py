@@ -31,15 +31,18 @@ STATE_ROWS, POOLED_ROWS = "state_rows", "pooled_rows"
 texts' dense vectors are made of."""
 
 LAST_PLACES, TOKENS = "last_places", "tokens"
-"""Inputs of a decoder's graph that takes no prefix, as ONNX Runtime's grouped-query attention wants them: the place of
-each text's last token, (B,) int32, and the number of tokens of a text, int32 without an axis."""
+"""Inputs of a graph of whole texts, as ONNX Runtime's grouped-query attention wants them: the place of each text's last
+token, (B,) int32, and the tokens of the longest, int32 without an axis. `POOLED_ROWS` is one too, of B × T rows."""
 
 PAST_KEYS, PAST_VALUES, KEPT_TOKENS, KEYS, VALUES = "past_keys", "past_values", "kept_tokens", "keys", "values"
 """Inputs and outputs of a decoder's graph: keys and values of a prefix, and how many tokens' are wanted back."""
 
-Layout = Literal["equal", "padded", "packed"]
+Layout = Literal["equal", "padded", "packed", "whole"]
 """How texts share a batch: `equal`, all of one length and no mask; `padded`, with an attention mask; `packed`, one
-after another without a text axis."""
+after another without a text axis; `whole`, of causal models on a device, padded on the right, where no token looks."""
+
+ON_DEVICE: frozenset[Layout] = frozenset({"packed", "whole"})
+"""Of bundles that run on devices: what depends on lengths comes from the host."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,9 +155,14 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
 
     embedder = Embedder.open(bundle, verify=verify)
     manifest = embedder.bundle
+    kernels = attention_kernels(manifest.folder) if manifest.provider == CUDA else {}  # before this process loads it
     provider = embedder.session.load(embedder.session.threads).get_providers()[0]
     if as_json:
-        click.echo(json.dumps({**manifest.to_json(), "session_provider": provider}, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {**manifest.to_json(), "session_provider": provider, "attention_kernels": kernels}, ensure_ascii=False
+            )
+        )
         return
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     parity = manifest.parity.heads if manifest.parity else {}
@@ -172,7 +177,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         "max tokens": str(manifest.max_tokens),
         "query": repr(manifest.prompts.get("query", "")),
         "files": f"{len(manifest.files)}, {size_mb:,.1f} MB{', hashes compared' if verify else ''}",
-        **({"attention": "; ".join(attention_kernels(manifest.folder))} if manifest.provider == CUDA else {}),
+        **{f"attention {kernel}": f"{nodes} nodes" for kernel, nodes in kernels.items()},
         **{
             f"{head} error": f"{found.max_error:.1e} of {found.limit:.1e} allowed ({found.measure})"
             for head, found in parity.items()

@@ -43,13 +43,16 @@ CUDA = "CUDAExecutionProvider"
 AHEAD = 2
 """Batches begun before the caller has taken the first: the device never waits for what the caller does with vectors."""
 
-OUT_OF_MEMORY = ("failed to allocate memory", "out of memory", "status_alloc_failed", "cuda failure 2:")
+OUT_OF_MEMORY = (
+    "failed to allocate memory", "smaller than requested bytes",  # the arena, and its limit
+    "out of memory", "status_alloc_failed", "cuda failure 2:",
+)  # fmt: skip
 """What ONNX Runtime's errors say, in lower case, when the device is full."""
 
 NO_DEVICE = ("cuda failure", "cuda error", "cudaerror", "invalid device", "cuda-capable", "libcu", "default cpu ep")
 """What they say, in lower case, when there is no such device, or no library or driver for it."""
 
-ON_DEVICE = threading.Lock()
+DEVICE_LOCK = threading.Lock()
 """Held by every run: while one is recorded as a CUDA graph, no other thread of the process may use the device."""
 
 REPLAY_TOKENS = (16, 32, 64, 128, 256, 512)
@@ -104,10 +107,15 @@ def packed_feeds(
 
 
 def whole_feeds(batch: Batch) -> dict[str, NDArray[Any]]:
-    """What a decoder's graph without a prefix takes, of texts of one length (B, T)."""
+    """What a graph of whole texts takes, (B, T) padded on the right."""
     texts, tokens = batch.input_ids.shape
-    places = np.full(texts, tokens - 1, dtype=np.int32)
-    return {"input_ids": batch.input_ids, LAST_PLACES: places, TOKENS: np.array(tokens, dtype=np.int32)}
+    places = batch.lengths - 1
+    return {
+        "input_ids": batch.input_ids,
+        LAST_PLACES: places.astype(np.int32),
+        TOKENS: np.array(tokens, dtype=np.int32),
+        POOLED_ROWS: np.arange(texts) * tokens + places,
+    }
 
 
 def _past_padding(token_ids: Ids, text_starts: Ids, pad_id: int) -> Ids:
@@ -128,13 +136,17 @@ def replay_size(batch: Batch) -> tuple[int, int] | None:
     return (tokens, texts) if tokens and texts else None
 
 
-def warm_up_lengths(bundle: Bundle) -> list[list[int]]:
-    """Tokens of the texts of each batch that makes a bundle ready: of every size that is replayed, else one text."""
+def warm_up_batches(bundle: Bundle) -> list[Batch]:
+    """Batches that make a bundle ready: one of every size that is replayed, else one text."""
     if bundle.layout != "packed":
-        return [[2]]
+        return [Batch(rows=np.arange(1), input_ids=np.zeros((1, 2), dtype=np.int64), lengths=np.array([2]))]
     sizes = [(tokens, texts) for tokens in REPLAY_TOKENS for texts in REPLAY_TEXTS if texts <= tokens]
-    batches = [[tokens - texts + 1] + [1] * (texts - 1) for tokens, texts in sizes]
-    return [lengths for lengths in batches if lengths[0] <= bundle.max_tokens]
+    lengths = [np.array([tokens - texts + 1] + [1] * (texts - 1)) for tokens, texts in sizes]
+    return [
+        Batch(rows=np.arange(len(of_texts)), input_ids=np.zeros(of_texts.sum(), dtype=np.int64), lengths=of_texts)
+        for of_texts in lengths
+        if of_texts[0] <= bundle.max_tokens
+    ]
 
 
 def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
@@ -196,15 +208,16 @@ class Device:
     """A session on a device. All runs are in one thread: ONNX Runtime keeps CUDA graphs with the thread that made them.
 
     place   ("cuda", its number)
+    inputs  the graph's
     last    dense vectors come from each text's last token
     pad_id  which some models' positions leave out
     """
 
     session: ort.InferenceSession
     place: tuple[str, int]
+    inputs: Sequence[str]
     last: bool
     pad_id: int
-    _inputs: list[str] = field(default_factory=list, init=False)
     _recordings: dict[tuple[Any, ...], Recording] = field(default_factory=dict, init=False)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
@@ -235,7 +248,7 @@ class Device:
     ) -> list[tuple[Batch, Outputs]]:
         batch = ready.batch
         try:
-            with ON_DEVICE:
+            with DEVICE_LOCK:
                 return [(batch, self._run(ready, names))]
         except Exception as error:  # onnxruntime's exceptions have no common class but Exception
             if not says(error, OUT_OF_MEMORY):
@@ -282,9 +295,7 @@ class Device:
 
     def _taken(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
         """Those that the graph has an input for."""
-        if not self._inputs:
-            self._inputs.extend(node.name for node in self.session.get_inputs())
-        return {name: feeds[name] for name in self._inputs}
+        return {name: feeds[name] for name in self.inputs}
 
 
 def halves(batch: Batch) -> list[Batch]:

@@ -6,11 +6,13 @@ import contextlib
 import os
 import pickle
 import queue
-import signal
+import re
 import subprocess
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from bge_onnx.batches import Batch
 from bge_onnx.bundle import Bundle
 from bge_onnx.cuda import CUDA
-from bge_onnx.errors import BgeError, InputError, ProviderError, first_line
+from bge_onnx.errors import InputError, ProviderError, first_line
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -28,10 +30,12 @@ Outputs = Mapping[str, NDArray[Any]]
 SHOW_KERNELS = """
 import sys
 from bge_onnx import Embedder
-bge = Embedder.open(sys.argv[1], devices=[int(sys.argv[2])])
-for texts in (["what is BM25?"], ["aa bb cc " * 60] * 32, ["aa bb cc " * 2700]):
+bge = Embedder.open(sys.argv[1])
+for texts in (["what is BM25?"], ["aa bb cc " * 60] * 32, ["aa bb cc " * 680]):
     bge.embed(texts, progress=False)
 """
+KERNEL_LINE = re.compile(r"Node=(\S+) .*SdpaKernel=([A-Z_]+)")
+KERNELS_SECONDS = 600
 
 
 class DeviceProcess:
@@ -39,25 +43,29 @@ class DeviceProcess:
 
     def __init__(self, folder: Path, device: int, memory_bytes: int | None) -> None:
         self.device = device
-        command = [sys.executable, "-m", "bge_onnx.devices", str(folder), str(device), str(memory_bytes or 0)]
+        command = [sys.executable, "-m", "bge_onnx.device_process", str(folder), str(device), str(memory_bytes or 0)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ours
         weakref.finalize(self, _end, self._process)
 
     def run(self, batch: Batch, names: Sequence[str]) -> list[tuple[Batch, Outputs]]:
         """The batch, or its halves, with the outputs `names`.
 
-        Raises BgeError: what the session raises. ProviderError: the process ended.
+        Raises BgeError: what the session raises. ProviderError: the process ended, or its pipe is out of step.
         """
         try:
             assert self._process.stdin
             assert self._process.stdout
-            pickle.dump((batch, tuple(names)), self._process.stdin)
+            pickle.dump((batch, tuple(names)), self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
             self._process.stdin.flush()
             answer: Any = pickle.load(self._process.stdout)  # noqa: S301 - our own process wrote it
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+        except BaseException as error:  # an interrupted answer would be taken for the next one
+            self._process.kill()
+            status = self._process.wait()
+            if not isinstance(error, Exception):
+                raise
             raise ProviderError(
-                f"device {self.device}: expected its process to run, found that it ended with {self._process.wait()}.\n"
-                "    Open the bundle again; `bge info` on that device alone says what is wrong."
+                f"device {self.device}: expected its process to run, found that it ended with {status} "
+                f"({first_line(error)}).\n    Open the bundle again, on that device alone to see what is wrong."
             ) from error
         if isinstance(answer, Exception):
             raise answer
@@ -69,15 +77,17 @@ class DeviceProcess:
 class Devices:
     """The processes of several devices; those that are idle wait in line."""
 
+    processes: tuple[DeviceProcess, ...]
     idle: queue.SimpleQueue[DeviceProcess]
 
     @classmethod
     def start(cls, folder: Path, devices: Sequence[int], memory_bytes: int | None) -> Devices:
         """A process for each device; their sessions load with the first batch."""
+        processes = tuple(DeviceProcess(folder, device, memory_bytes) for device in devices)
         idle = queue.SimpleQueue[DeviceProcess]()
-        for device in devices:
-            idle.put(DeviceProcess(folder, device, memory_bytes))
-        return cls(idle)
+        for process in processes:
+            idle.put(process)
+        return cls(processes, idle)
 
     def run(self, batch: Batch, names: Sequence[str]) -> list[tuple[Batch, Outputs]]:
         """As `DeviceProcess.run`, on the first device that is idle."""
@@ -87,14 +97,42 @@ class Devices:
         finally:
             self.idle.put(process)
 
+    def each(self, batches: Sequence[Batch], names: Sequence[str]) -> None:
+        """Run the batches on every device, all at the same time."""
+        taken = [self.idle.get() for _ in self.processes]
 
-def attention_kernels(folder: Path, device: int = 0) -> list[str]:
-    """The attention kernels that ONNX Runtime says it takes for a short text, a batch and a long text, on a GPU."""
-    command = [sys.executable, "-c", SHOW_KERNELS, str(folder), str(device)]
+        def run_all(process: DeviceProcess) -> None:
+            try:
+                for batch in batches:
+                    process.run(batch, names)
+            finally:
+                self.idle.put(process)
+
+        with ThreadPoolExecutor(len(taken)) as pool:
+            list(pool.map(run_all, taken))
+
+
+def attention_kernels(folder: Path) -> dict[str, int]:
+    """The attention kernels that ONNX Runtime takes on the first GPU, and for how many nodes each.
+
+    A process of its own embeds a short text, a batch and one of 2000 tokens. Raises ProviderError: it cannot.
+    """
+    command = [sys.executable, "-c", SHOW_KERNELS, str(folder)]
     environment = {**os.environ, "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603 - ours
-    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if "SdpaKernel" in line]
-    return sorted(set(lines)) or [f"nothing was said, exit status {done.returncode}: {done.stderr[-300:].strip()}"]
+    done = subprocess.run(  # noqa: S603 - ours
+        command, env=environment, capture_output=True, text=True, check=False, timeout=KERNELS_SECONDS
+    )
+    if done.returncode:
+        raise ProviderError(f"{folder}: expected to run, found {done.stderr.strip()[-500:]}")
+    return kernels_of(done.stdout + done.stderr)
+
+
+def kernels_of(said: str) -> dict[str, int]:
+    """How many nodes took each kernel, by what ONNX Runtime prints of every run:
+    https://github.com/microsoft/onnxruntime/blob/v1.20.0/onnxruntime/contrib_ops/cuda/bert/attention_kernel_options.cc
+    """
+    found = {(kernel, node) for node, kernel in KERNEL_LINE.findall(said)}
+    return dict(Counter(kernel for kernel, _ in sorted(found)))
 
 
 def devices_of(bundle: Bundle, devices: Sequence[int] | None, memory_bytes: int | None) -> tuple[int, ...]:
@@ -129,29 +167,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _serve(folder: str, device: str, memory_bytes: str) -> None:
-    """The process: batches in, outputs or errors out, until the input ends."""
-    from bge_onnx.session import Session  # noqa: PLC0415 - it imports this module
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, whose end ends this one
-    output, sys.stdout = sys.stdout.buffer, sys.stderr  # what libraries print must not come between
-    session = Session(Bundle.open(folder), 1, devices=(int(device),), device_memory=int(memory_bytes) or None)
-    while True:
-        try:
-            batch, names = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
-        except EOFError:
-            return
-        try:
-            answer: Any = [(part, dict(outputs)) for part, outputs in session.run([batch], names)]
-        except BgeError as error:
-            answer = error
-        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common class but Exception
-            answer = ProviderError(f"device {device}: expected the batch to run, found {first_line(error)}")
-        pickle.dump(answer, output)
-        output.flush()
-
-
-if __name__ == "__main__":
-    _serve(*sys.argv[1:])

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch, plan_batches
 from bge_onnx.bundle import Bundle
-from bge_onnx.cuda import warm_up_lengths
 from bge_onnx.devices import devices_of
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
@@ -60,7 +59,7 @@ class Embedder:
 
         threads   cores to use; None for all that the scheduler and the container allow
         devices   numbers of GPUs, for bundles that run on them, a process each where several; None for the first
-        device_memory  bytes of each that may be taken; None for all
+        device_memory  bytes of each for weights and activations, CUDA's own come on top; None for all
         revision  branch, tag or commit of the Hub repository
         cache_dir  where downloads are kept; None for huggingface_hub's own cache
         verify    also compare the hash of every file (sizes always are)
@@ -227,7 +226,7 @@ class Embedder:
         return Prefix.make(self, prefix)
 
     def with_examples(self, examples: Sequence[Mapping[str, str]] = (), *, instruction: str | None = None) -> FewShot:
-        """Queries behind a task and few-shot examples, which are computed once; for bge-en-icl.
+        """Queries behind a task and few-shot examples, which are computed once (on GPUs with each); for bge-en-icl.
 
         examples     mappings of instruct, query and response; without `instruct` it is `instruction`
         instruction  of the task, in front of each query
@@ -265,9 +264,8 @@ class Embedder:
         return QUERY_FORMAT.format(instruction, "")
 
     def warm_up(self) -> None:
-        """Load the graph and run it once, on a GPU in each size that is replayed: no later text waits for that."""
-        for lengths in warm_up_lengths(self.bundle):
-            self.embed_token_ids([np.zeros(length, dtype=np.int64) for length in lengths], progress=False)
+        """Load the graph and run it once, on GPUs in each size that is replayed: later dense vectors need not wait."""
+        self.session.warm_up()
 
     def run(
         self,

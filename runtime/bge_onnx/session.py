@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -17,14 +19,14 @@ from bge_onnx.batches import Batch
 from bge_onnx.bundle import (
     KEPT_TOKENS,
     KEYS,
-    LAST_PLACES,
+    ON_DEVICE,
     PAST_KEYS,
     PAST_VALUES,
     QUERY_TOKENS,
     VALUES,
     Bundle,
 )
-from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, provider_options, says, whole_feeds
+from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, provider_options, says, warm_up_batches
 from bge_onnx.devices import Devices
 from bge_onnx.errors import BundleError, ProviderError, first_line
 
@@ -82,7 +84,7 @@ class Session:
 
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
-        if self.bundle.layout == "packed" or self.bundle.provider == CUDA:
+        if self.bundle.layout in ON_DEVICE:
             runs = self._loaded_on_devices()
             if isinstance(runs, Device):
                 yield from runs.run(batches, names, dense_alone=self._dense_alone(names))
@@ -123,14 +125,30 @@ class Session:
                     self._on_devices.append(Devices.start(bundle.folder, self.devices, self.device_memory))
                 else:
                     place = ("cuda" if bundle.provider == CUDA else "cpu", self.devices[0])
-                    self._on_devices.append(Device(session, place, bundle.pooling == "last", bundle.pad_id))
+                    inputs = [node.name for node in session.get_inputs()]
+                    self._on_devices.append(Device(session, place, inputs, bundle.pooling == "last", bundle.pad_id))
             return self._on_devices[0]
+
+    def warm_up(self) -> None:
+        """Run what makes unit dense vectors quick: on every device each size that is replayed, else one text."""
+        names, batches = [self.bundle.outputs["dense"]], warm_up_batches(self.bundle)
+        runs = self._loaded_on_devices() if self.bundle.layout in ON_DEVICE else None
+        if isinstance(runs, Devices):
+            runs.each(batches, names)
+        else:
+            list(self.run(batches, names))
+
+    def close(self) -> None:
+        """Let go of the loaded graphs, and end the processes of several devices; they load again when used."""
+        with self._lock:
+            self._sessions.clear()
+            self._on_devices.clear()
 
     def past_of(self, token_ids: NDArray[np.int64]) -> Past | None:
         """Keys and values of a beginning's tokens (P,), in one run with all cores; None where graphs take none."""
-        session = self.load(self.threads)
-        if PAST_KEYS not in {node.name for node in session.get_inputs()}:
+        if self.bundle.layout == "whole":
             return None
+        session = self.load(self.threads)
         none = _no_past(session)
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": token_ids[None],
@@ -147,8 +165,6 @@ class Session:
             feeds["attention_mask"] = batch.attention_mask
         if QUERY_TOKENS in inputs:
             feeds[QUERY_TOKENS] = np.array([1 if self._dense_alone(names) else batch.input_ids.shape[1]])
-        if LAST_PLACES in inputs:
-            feeds |= whole_feeds(batch)
         if PAST_KEYS in inputs:
             none = _no_past(session)
             keys, values = (past.keys, past.values) if past else (none, none)
@@ -189,6 +205,8 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int
     options.log_severity_level = 3
     provider: str | tuple[str, dict[str, str]] = bundle.provider
     if bundle.provider == CUDA:
+        with contextlib.redirect_stdout(sys.stderr):  # CUDA's libraries from NVIDIA's packages; it prints
+            ort.preload_dlls()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
         provider = (CUDA, provider_options(bundle, device, device_memory))
     try:
@@ -197,7 +215,7 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int
         if bundle.provider == CUDA and says(error, OUT_OF_MEMORY):
             raise ProviderError(
                 f"device {device}: expected room for the weights of {bundle.name}, found {first_line(error)}\n"
-                "    Free memory on the device, or take another with device=."
+                "    Free memory on the device, or take another with devices=."
             ) from error
         if bundle.provider == CUDA and says(error, NO_DEVICE):
             raise ProviderError(

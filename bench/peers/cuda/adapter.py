@@ -26,6 +26,8 @@ def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", he
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
     kind = json.loads((folder / "config.json").read_text())["model_type"]
     dtype = torch.bfloat16 if kind == "gemma2" else torch.float16
+    if kind == "gemma2" and attention == "sdpa":
+        attention = "eager"  # PyTorch's fused attention has no soft cap, and transformers refuses it
     model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
     linears = [torch.load(folder / f"{head}_linear.pt", map_location=device) for head in heads]
     if compiled:

@@ -1,7 +1,8 @@
-"""Targets `cuda-fp16` and `cuda-bf16` of decoders: products and attention in half precision, the rest in float32.
+"""Targets `cuda-fp16` and `cuda-bf16` of decoders: products, rotations and attention in half precision.
 
 The residual stream and the norms stay in float32: Gemma2's states leave float16's range, and its norms' 1 + weight is
-lost in bfloat16. Attention is ONNX Runtime's GroupQueryAttention, which holds no matrix of tokens by tokens.
+lost in bfloat16. So do activations of gates, which ONNX Runtime would compute in half precision where PyTorch computes
+them in float32. Attention is ONNX Runtime's GroupQueryAttention, which holds no matrix of tokens by tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def lowering(precision: Precision) -> Lowering:
         "project": lambda call: _body("project_in", call, to=dtype.value),
         "rms_norm": lambda call: _body("rms_norm_in_float", call, epsilon=call.attributes["epsilon"].as_float()),
         "residual": lambda call: _body("residual_in_float", call),
-        "gated_silu": lambda call: _body("gated_quick_gelu", call),
-        "gated_gelu": lambda call: _body("gated_fast_gelu", call),
+        "gated_silu": lambda call: _body("gated_quick_gelu", call, to=dtype.value),
+        "gated_gelu": lambda call: _body("gated_fast_gelu", call, to=dtype.value),
         "rotary": _rotary,
         "causal_attention": _attention,
         "causal_attention_softcap": _attention,

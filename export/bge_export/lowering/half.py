@@ -99,6 +99,6 @@ def _half(name: str, weight: Array, dtype: ir.DataType) -> NDArray[Any]:
     if dtype == FLOAT16 and weight.size and np.abs(weight).max() > LARGEST:
         raise CheckpointError(
             f"{name}: expected weights up to {LARGEST:.0f} for float16, found {np.abs(weight).max():.3g}.\n"
-            "    Export with --weights fp32, or for a target with more range: cuda-fp32, cuda-bf16."
+            "    Leave out --weights fp16, or export for a target that computes in float32."
         )
     return weight.astype(dtype.numpy())

@@ -28,7 +28,6 @@ class Target:
     stores: Storage = "fp32"  # matrices, where --weights says nothing else
     graph: str = "model.onnx"
     weights: str = "model.onnx_data"  # beside the graph
-    whole: bool = False  # a decoder's graph takes no prefix
     plain: bool = False  # as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs: Mapping[str, str] = field(default_factory=dict)  # output -> its name where others look for it
 
@@ -78,9 +77,8 @@ def _nbits(bits: int, *, bytes_per_weight: float) -> Target:
 def _on_gpu(precision: Precision, stores: Storage) -> Target:
     return Target(
         provider=CUDA,
-        layout="equal",
+        layout="whole",
         lowering=lambda *_: cuda_decoder.lowering(precision),
-        whole=True,
         bytes_per_weight=2,
         stores=stores,
     )

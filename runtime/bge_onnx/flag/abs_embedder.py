@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from bge_onnx.cuda import CUDA
+from bge_onnx.devices import devices_of
 from bge_onnx.embedder import Embedder
 from bge_onnx.errors import InputError, ProviderError
 from bge_onnx.tokenizer import check_texts
@@ -67,9 +69,10 @@ class AbsEmbedder:
         self.truncate_dim = truncate_dim
         self._check_pooling()
         self.target_devices = self._target_devices(devices)
-        numbers = tuple(int(name.partition(":")[2] or 0) for name in self.target_devices)
-        session = dataclasses.replace(self.embedder.session, devices=numbers)
-        self.embedder = dataclasses.replace(self.embedder, session=session)
+        if self.embedder.bundle.provider == CUDA:
+            numbers = devices_of(self.embedder.bundle, _numbers(self.target_devices), None)
+            session = dataclasses.replace(self.embedder.session, devices=numbers)
+            self.embedder = dataclasses.replace(self.embedder, session=session)
 
     @staticmethod
     def get_detailed_instruct(instruction_format: str, instruction: str, sentence: str) -> str:
@@ -77,7 +80,8 @@ class AbsEmbedder:
         return instruction_format.replace("\\n", "\n").format(instruction, sentence)
 
     def stop_self_pool(self) -> None:
-        """Do nothing: there are no processes to stop. Kept because FlagEmbedding's users call it."""
+        """End the processes of several devices and let go of loaded graphs; they load again when used."""
+        self.embedder.session.close()
 
     def _instructed(
         self, sentences: str | Iterable[str], instruction: str | None, instruction_format: str | None
@@ -115,6 +119,14 @@ class AbsEmbedder:
                 f"{devices!r}.\n    Export a bundle for that target, and name each device once."
             )
         return names
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    """Of devices like "cuda" and "cuda:1". Raises InputError: others."""
+    numbers = [name.partition(":")[2] or "0" for name in names]
+    if not all(number.isdigit() for number in numbers):
+        raise InputError(f"devices: expected names like cuda:0, found {', '.join(names)}")
+    return [int(number) for number in numbers]
 
 
 def first_set(value: int | None, default: int) -> int:
