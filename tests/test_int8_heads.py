@@ -66,18 +66,18 @@ def test_the_error_of_sparse_weights_knows_no_scale(int8, checkpoint, tmp_path):
     torch.save({key: value * 8 for key, value in state.items()}, folder / "sparse_linear.pt")
     plain = int8.bundle.parity.heads["sparse"]
     large = exported(folder, tmp_path / "bundle").bundle.parity.heads["sparse"]
-    assert (plain.measure, plain.limit) == ("of the largest weight", 0.05)
+    assert (plain.measure, plain.limit) == ("relative", 0.1)
     assert large.max_error == pytest.approx(plain.max_error, rel=0.05, abs=1e-6)
 
 
-@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.04, True), (1.1, False)])
+@pytest.mark.parametrize(("factor", "passed"), [(1.0, True), (1.05, True), (1.2, False)])
 def test_weights_that_are_off_do_not_pass(int8, factor, passed):
-    """PyTorch's weights a tenth larger are over the limit, a few hundredths are not."""
+    """PyTorch's weights a fifth larger are over the limit, a twentieth is not."""
     ids = [np.array([0, *range(10, 60), 2])]
     found = int8.embed_token_ids(ids, heads=ALL)
     sparse = [{key: weight * factor for key, weight in row.items()} for row in found.sparse]
     expected = Expected(ids, (), Heads(found.dense, sparse, list(found.colbert)), "PyTorch")
-    limits = Limits(measure="1 - cosine", vectors=0.002, sparse=0.05)
+    limits = Limits(measure="1 - cosine", vectors=0.002, sparse=0.1)
     assert compare.compare(int8, expected, limits).passed == passed
     plain = dataclasses.replace(limits, measure="difference")
     assert compare.compare(int8, expected, plain).heads["sparse"].measure == "difference"

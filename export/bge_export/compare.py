@@ -32,7 +32,7 @@ PREFIXES = 3
 class Limits:
     """The largest errors allowed: of dense and ColBERT vectors by `measure`, and the difference of sparse weights.
 
-    That is over the largest weight of all texts where the measure is the cosine, which does not know of scales either.
+    Where the measure is the cosine, which knows of no scale, the length of that difference over the weights' length.
     """
 
     measure: Measure = "difference"
@@ -74,14 +74,18 @@ def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress:
         errors["dense"][places] = np.maximum(errors["dense"][places], errors_of(vectors, wanted.dense[places]))
     if wanted.sparse is not None:
         pairs = zip(found.sparse, wanted.sparse, strict=True)
-        errors["sparse"] = np.array([sparse_error(ours, theirs) for ours, theirs in pairs])
-        if limits.measure == "1 - cosine":
-            errors["sparse"] /= max((weight for row in wanted.sparse for weight in row.values()), default=1.0)
+        largest = max((weight for row in wanted.sparse for weight in row.values()), default=1.0)
+        errors["sparse"] = np.array(
+            [
+                sparse_error(*both) if limits.measure == "difference" else relative_error(*both, least=largest)
+                for both in pairs
+            ]
+        )
     if wanted.colbert is not None:
         rows = zip(found.colbert, wanted.colbert, strict=True)
         errors["colbert"] = np.array([errors_of(ours, theirs).max(initial=0) for ours, theirs in rows])
     tokens = [len(ids) for ids in expected.token_ids]
-    of_weights: Measure = "difference" if limits.measure == "difference" else "of the largest weight"
+    of_weights: Measure = "difference" if limits.measure == "difference" else "relative"
     sparse = Limits(measure=of_weights, vectors=limits.sparse)
     return Parity(
         texts=len(expected.token_ids),
@@ -165,6 +169,14 @@ def vector_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> ND
 def sparse_error(found: Mapping[int, float], wanted: Mapping[int, float]) -> float:
     """The largest absolute difference of two sparse vectors' weights; a token that one has not weighs 0 there."""
     return max((abs(found.get(token, 0) - wanted.get(token, 0)) for token in {*found, *wanted}), default=0.0)
+
+
+def relative_error(found: Mapping[int, float], wanted: Mapping[int, float], *, least: float) -> float:
+    """The length of two sparse vectors' difference over the length of the one wanted, or over `least` if that is more:
+    a text of few tokens may have small weights alone.
+    """
+    differences = [found.get(token, 0) - wanted.get(token, 0) for token in {*found, *wanted}]
+    return float(np.linalg.norm(differences) / max(np.linalg.norm([*wanted.values()]), least))
 
 
 def worst(errors: NDArray[np.float64], tokens: Sequence[int], limits: Limits) -> HeadParity:

@@ -65,7 +65,7 @@ class Source:
 
 Storage = Literal["fp32", "fp16", "bf16"]
 
-Measure = Literal["difference", "1 - cosine", "of the largest weight"]
+Measure = Literal["difference", "1 - cosine", "relative"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class HeadParity:
     """The largest error of one head against float32 PyTorch, and where it was.
 
     measure  "difference", the largest absolute one of unit vectors or sparse weights; where weights are rounded
-             "1 - cosine", and of sparse weights the difference over the largest of all
+             "1 - cosine", and of sparse weights "relative": the length of the difference over that of the weights
     """
 
     max_error: float
