@@ -176,7 +176,8 @@ def relative_error(found: Mapping[int, float], wanted: Mapping[int, float], *, l
     a text of few tokens may have small weights alone.
     """
     differences = [found.get(token, 0) - wanted.get(token, 0) for token in {*found, *wanted}]
-    return float(np.linalg.norm(differences) / max(np.linalg.norm([*wanted.values()]), least))
+    length = float(np.linalg.norm([*wanted.values()]))
+    return float(np.linalg.norm(differences)) / max(length, least)
 
 
 def worst(errors: NDArray[np.float64], tokens: Sequence[int], limits: Limits) -> HeadParity:
