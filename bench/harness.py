@@ -125,11 +125,16 @@ def main(
         parser.error(f"{', '.join(missing)} needed")
     with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
         record = {"machine": machine(), **run(arguments, arguments.folder or Path(temporary))}
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+    write(arguments.out, record)
     print(table(record))
     return record
+
+
+def write(out: Path | None, record: dict[str, Any]) -> None:
+    """Keep results, if they are to be kept."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Write a benchmark's checkpoint: python prepare.py MODEL FOLDER."""
+"""Write a benchmark's checkpoint: python prepare.py MODEL FOLDER [--graphs], with PyTorch's graphs of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import transformers
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from bge_export import catalog, random_checkpoint
+
+ARCHITECTURES = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}
 
 
 class LastHiddenState(torch.nn.Module):
@@ -33,7 +35,8 @@ class LastHiddenState(torch.nn.Module):
 def write_checkpoint(model: str, folder: Path) -> None:
     entry = catalog.find(model)
     assert entry
-    random_checkpoint.write(folder, entry.config, seed=0, lower_case=True, heads=entry.heads)
+    config = {**entry.config, "architectures": [ARCHITECTURES[entry.config["model_type"]]]}  # llama.cpp asks
+    random_checkpoint.write(folder, config, seed=0, lower_case=True, heads=entry.heads)
     if entry.config["model_type"] == "bert":
         write_sentence_transformers_files(folder, entry.config["hidden_size"])
 
@@ -54,7 +57,9 @@ def write_sentence_transformers_files(folder: Path, width: int) -> None:
     shutil.rmtree(folder / "2_Normalize", ignore_errors=True)
     (folder / "2_Normalize").mkdir()
     (folder / "1_Pooling/config.json").write_text(
-        json.dumps({"word_embedding_dimension": width, "pooling_mode_cls_token": True})
+        json.dumps(
+            {"word_embedding_dimension": width, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+        )
     )
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 512, "do_lower_case": False}))
 
@@ -117,10 +122,11 @@ def export_with_torch(folder: Path) -> None:
         opset_version=17,
         dynamo=False,
     )
-    # as Optimum's `qint8` and most published int8 graphs: one scale a tensor, activations' taken from the whole batch
+    # as most published int8 graphs: one scale a tensor, activations' taken from the whole batch
     quantize_dynamic(folder / "torch_export.onnx", folder / "torch_export_int8.onnx", weight_type=QuantType.QInt8)
 
 
 if __name__ == "__main__":
     write_checkpoint(sys.argv[1], Path(sys.argv[2]))
-    (export_heads_with_torch if sys.argv[1] == "bge-m3" else export_with_torch)(Path(sys.argv[2]))
+    if "--graphs" in sys.argv:
+        (export_heads_with_torch if sys.argv[1] == "bge-m3" else export_with_torch)(Path(sys.argv[2]))

@@ -25,28 +25,34 @@ SLOWER = 0.8
 
 
 def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace, Path], dict[str, Any]]) -> int:
-    """Measure, print and compare; 1 where we got slower."""
-    parser.set_defaults(
-        models="base", systems=[*OURS, PEER], workloads=list(WORKLOADS), scale=0.4, rounds=5, calibrate="none"
-    )
+    """Measure, print and compare; 1 where we got slower, or ours does not run."""
+    parser.set_defaults(models="base", systems=[*OURS, PEER], workloads=list(WORKLOADS), calibrate="none", out=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bge-quick-") as temporary:
         record = run(arguments, Path(temporary))
-    found = ratios(record["models"][0])
-    about = harness.machine()
-    committed = committed_ratios(about, record["models"][0])
+    model = record["models"][0]
+    found, about = ratios(model), harness.machine()
+    committed = committed_ratios(about, model)
     rows = [
-        [name, system, f"{ratio:.2f}", f"{committed[name, system]:.2f}" if (name, system) in committed else "-"]
-        for (name, system), ratio in found.items()
+        [
+            name,
+            system,
+            f"{found[name, system]:.2f}" if (name, system) in found else "-",
+            f"{ratio:.2f}" if ratio else "-",
+        ]
+        for name, system in dict.fromkeys([*found, *committed])
+        for ratio in [committed.get((name, system))]
     ]
     print(tabulate(rows, ["workload", "system", "speed / PyTorch's", "committed"], "github", disable_numparse=True))
     print(harness.machine_line(about))
     if not committed:
         print("no results of this CPU are committed: nothing to compare with")
-    slower = [key for key, ratio in found.items() if key in committed and ratio < SLOWER * committed[key]]
+    for system, reason in model["failed"].items():
+        print(f"FAILED: {system}: {reason}")
+    slower = [key for key, ratio in committed.items() if not found.get(key, 0) >= SLOWER * ratio]
     for workload, system in slower:
         print(f"SLOWER: {system} on {workload}")
-    return 1 if slower else 0
+    return 1 if slower or model["failed"] else 0
 
 
 def ratios(model: Mapping[str, Any]) -> dict[tuple[str, str], float]:
@@ -61,15 +67,18 @@ def ratios(model: Mapping[str, Any]) -> dict[tuple[str, str], float]:
 
 
 def committed_ratios(about: Mapping[str, Any], model: Mapping[str, Any]) -> dict[tuple[str, str], float]:
-    """Those of the newest results on a CPU of this kind with the same model and threads."""
-    alike: list[tuple[str, dict[tuple[str, str], float]]] = []
+    """The newest on a CPU of this kind with the same model and threads, of each workload and system."""
+    alike: list[tuple[tuple[str, str], dict[tuple[str, str], float]]] = []
     for path in RESULTS.glob("cpu*.json"):
         record = json.loads(path.read_text())
         machine = record["machine"]
         if (machine["family_model"], machine["isa"]) == (about["family_model"], about["isa"]):
             alike += [
-                (machine["date"], ratios(other))
+                ((machine["date"], path.name), ratios(other))
                 for other in record["models"]
                 if other["model"] == model["model"] and other.get("threads", machine["threads"]) == model["threads"]
             ]
-    return max(alike, key=lambda entry: entry[0])[1] if alike else {}
+    found: dict[tuple[str, str], float] = {}
+    for _, ratio in sorted(alike, key=lambda entry: entry[0]):
+        found |= ratio
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import venv
@@ -12,6 +13,10 @@ ROOT = Path(__file__).parents[1]
 PEERS = Path(__file__).with_name("peers")
 ENVIRONMENTS = ROOT / ".venv-peers"
 WORKER = Path(__file__).with_name("worker.py")
+
+
+class PeerError(Exception):
+    """A peer's environment cannot be made, or it cannot read the checkpoint; the text has the last line it said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +40,15 @@ class System:
         return self.peer == "ours"
 
     def command(self, folder: Path, threads: int) -> list[str]:
-        """The beginning of its worker's command."""
+        """The beginning of its worker's command; tokenizers take as many threads as the model."""
         place = folder / self.peer if self.own else folder
-        return [
-            str(python_of(self.peer)),
-            str(WORKER),
-            str(adapter_of(self.peer)),
-            self.variant,
-            str(place),
-            str(threads),
-        ]
+        environment = ["env", f"RAYON_NUM_THREADS={threads}", "TOKENIZERS_PARALLELISM=true"]
+        worker = [str(python_of(self.peer)), str(WORKER), str(adapter_of(self.peer))]
+        return [*environment, *worker, self.variant, str(place), str(threads)]
 
 
 REFERENCE = System(name="sentence-transformers", peer="pytorch", variant="float32")
-M3_REFERENCE = System(name="FlagEmbedding, 3 heads", peer="flagembedding", variant="float32")
+M3_REFERENCE = System(name="FlagEmbedding, 3 heads", peer="flagembedding", variant="heads")
 
 BERT = (
     System(name="ours", peer="ours", variant="cpu-fp32"),
@@ -74,6 +74,7 @@ M3 = (
     System(name="ours int8, dense", peer="ours", variant="cpu-int8", rounded=True),
     System(name="ours int8, 3 heads", peer="ours", variant="cpu-int8 heads", rounded=True),
     M3_REFERENCE,
+    System(name="FlagEmbedding, dense", peer="flagembedding", variant="dense"),
     System(name="torch.onnx.export, 3 heads", peer="torch_onnx", variant="heads"),
     System(name="CTranslate2, dense", peer="ctranslate2", variant="float32", own=True),
     System(name="CTranslate2 int8, dense", peer="ctranslate2", variant="int8", rounded=True, own=True),
@@ -84,34 +85,56 @@ def adapter_of(peer: str) -> Path:
     return PEERS / peer / "adapter.py"
 
 
+def requirements_of(peer: str) -> Path:
+    return PEERS / peer / "requirements.txt"
+
+
+def pins_of(peer: str) -> list[str]:
+    """What the peer's environment is made of; nothing where it runs in this one."""
+    file = requirements_of(peer)
+    return file.read_text().split() if file.is_file() else []
+
+
 def python_of(peer: str) -> Path:
     """The interpreter of a peer's environment; of this one where the peer has none."""
-    return ENVIRONMENTS / peer / "bin/python" if (PEERS / peer / "requirements.txt").is_file() else Path(sys.executable)
+    return ENVIRONMENTS / peer / "bin/python" if requirements_of(peer).is_file() else Path(sys.executable)
 
 
-def make_environment(peer: str) -> None:
-    """The peer's environment, made once and again when its pins change. Raises CalledProcessError: pip failed."""
-    requirements = PEERS / peer / "requirements.txt"
-    stamp = ENVIRONMENTS / peer / "installed"
+@functools.cache  # a peer that failed is not tried again
+def environment_fails(peer: str) -> str:
+    """Make the peer's environment, once and again when its pins change; what went wrong, or nothing."""
+    stamp, requirements = ENVIRONMENTS / peer / "installed", requirements_of(peer)
     if not requirements.is_file() or (stamp.is_file() and stamp.read_text() == requirements.read_text()):
-        return
+        return ""
     print(f"setting up {ENVIRONMENTS.name}/{peer} (once)", file=sys.stderr)
     venv.create(ENVIRONMENTS / peer, with_pip=True, clear=True)
-    pip = [str(python_of(peer)), "-m", "pip", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, "install", "-r", str(requirements)], check=True)
-    after = PEERS / peer / "after_install.py"
-    if after.is_file():
-        subprocess.run([str(python_of(peer)), str(after)], check=True)
+    python, after = str(python_of(peer)), PEERS / peer / "after_install.py"
+    commands = [[python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "-r", str(requirements)]]
+    commands += [[python, str(after)]] if after.is_file() else []
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            return last_line(done.stderr)
     stamp.write_text(requirements.read_text())
+    return ""
 
 
-def prepare(system: System, checkpoint: Path) -> None:
-    """What the peer makes of the checkpoint, once for all its variants. Raises CalledProcessError: it cannot."""
-    folder = checkpoint / system.peer
-    if system.own and not (folder / "done").is_file():
-        folder.mkdir(exist_ok=True)
-        command = [str(python_of(system.peer)), str(WORKER), str(adapter_of(system.peer))]
-        subprocess.run(
-            [*command, "--prepare", str(checkpoint), str(folder)], check=True, capture_output=True, text=True
-        )
-        (folder / "done").touch()
+@functools.cache
+def preparation_fails(peer: str, checkpoint: Path) -> str:
+    """Have the peer make what it opens of the checkpoint; what went wrong, or nothing."""
+    folder = checkpoint / peer
+    folder.mkdir()
+    command = [str(python_of(peer)), str(WORKER), str(adapter_of(peer)), "--prepare", str(checkpoint), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return last_line(done.stderr) if done.returncode else ""
+
+
+def make_ready(system: System, checkpoint: Path) -> None:
+    """The system's environment and files. Raises PeerError: they cannot be had."""
+    reason = environment_fails(system.peer) or (system.own and preparation_fails(system.peer, checkpoint))
+    if reason:
+        raise PeerError(reason)
+
+
+def last_line(text: str) -> str:
+    return ([line for line in text.splitlines() if line.strip()] or ["nothing was said"])[-1].strip()[:200]

@@ -12,16 +12,9 @@ from tabulate import tabulate
 import harness
 
 HEADERS = (
-    "workload",
-    "system",
-    "texts/s",
-    "tokens/s",
-    "p50 ms",
-    "p95 ms",
-    "of GEMM peak",
-    "ours / best peer",
-    "int8 / fp32",
-)
+    "workload", "system", "texts/s", "tokens/s", "spread", "p50 ms", "p95 ms", "error", "of GEMM peak",
+    "ours / best peer", "int8 / fp32",
+)  # fmt: skip
 BEFORE = ("ours int8", "ours int8, dense", "ours int8, 3 heads", "quantize_dynamic")
 """Rounded systems of results that do not name theirs."""
 
@@ -60,10 +53,15 @@ def workload_rows(model: dict[str, Any], name: str, order: Sequence[str]) -> Ite
     for system, seconds in medians.items():
         if workload["single"]:
             times = [1e3 * second for run in by_system[system] for second in run]
-            cells = ["", "", f"{1e3 * seconds:.1f}", f"{np.percentile(times, 95):.1f}"]
+            cells = ["", "", "", f"{1e3 * seconds:.1f}", f"{np.percentile(times, 95):.1f}"]
         else:
-            cells = [f"{workload['texts'] / seconds:.1f}", f"{workload['tokens'] / seconds:.0f}", "", ""]
-        yield [name, system, *cells, share(model, workload, system, seconds), *ratios(system, medians, rounded)]
+            totals = [sum(run) for run in by_system[system]]
+            spread = f"{(max(totals) - min(totals)) / seconds:.0%}"
+            cells = [f"{workload['texts'] / seconds:.1f}", f"{workload['tokens'] / seconds:.0f}", spread, "", ""]
+        error = f"{model['max_error'][system]:.0e}"
+        yield [
+            name, system, *cells, error, share(model, workload, system, seconds), *ratios(system, medians, rounded)
+        ]  # fmt: skip
 
 
 def median(rounds: Sequence[Sequence[float]], *, single: bool) -> float:
@@ -72,45 +70,56 @@ def median(rounds: Sequence[Sequence[float]], *, single: bool) -> float:
 
 
 def share(model: Mapping[str, Any], workload: Mapping[str, Any], system: str, seconds: float) -> str:
-    """Of the peak of one large product on this machine, of ours."""
+    """Of the peak of one large product on this machine, of ours. Dense vectors need one token of the last layer."""
     if "gemm" not in model or workload["single"] or not system.startswith("ours"):
         return ""
     peak = model["gemm"]["int8" if "int8" in system else "float32"] * 1e9
-    return f"{flops(model['config'], workload) / seconds / peak:.0%}"
+    return f"{flops(model['config'], workload, dense_alone='3 heads' not in system) / seconds / peak:.0%}"
 
 
-def flops(config: Mapping[str, Any], workload: Mapping[str, Any]) -> float:
+def flops(config: Mapping[str, Any], workload: Mapping[str, Any], *, dense_alone: bool = False) -> float:
     """Operations of the layers on a workload's tokens, padding not counted.
 
     Decoders share keys and values among heads, gate their MLP, and look back only: half of the scores.
+
+    dense_alone  the last layer has queries, output projections and MLP of one token a text
     """
     width, inner, layers = (config[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers"))
     heads, decoder = config["num_attention_heads"], "num_key_value_heads" in config
     head_width = config.get("head_dim") or width // heads
     shared = config.get("num_key_value_heads", heads)
-    weights = layers * (2 * (heads + shared) * head_width * width + (3 if decoder else 2) * width * inner)
-    scores = 4 * layers * heads * head_width * workload["squares"] / (2 if decoder else 1)
-    return float(2 * weights * workload["tokens"] + scores)
+    keys = 2 * shared * head_width * width
+    others = 2 * heads * head_width * width + (3 if decoder else 2) * width * inner
+    scores = 4 * heads * head_width * workload["squares"] / (2 if decoder else 1)
+    whole = layers * (2 * (keys + others) * workload["tokens"] + scores)
+    left_out = 2 * others * (workload["tokens"] - workload["texts"]) + scores
+    return float(whole - left_out) if dense_alone else float(whole)
 
 
 def ratios(system: str, medians: Mapping[str, float], rounded: Sequence[str]) -> tuple[str, str]:
-    """Of one of ours: to the fastest peer, rounded ones beside int8 only; and of int8 to our own float32."""
+    """Of one of ours: to the fastest peer with as many heads, rounded ones beside int8 only; of int8 to our float32."""
     if not system.startswith("ours"):
         return "", ""
-    peers = [name for name in medians if not name.startswith("ours") and (system in rounded or name not in rounded)]
-    if "3 heads" in system:
-        peers = [name for name in peers if "3 heads" in name]
-    best = min((medians[name] for name in peers), default=float("nan")) / medians[system]
+    peers = [
+        seconds
+        for name, seconds in medians.items()
+        if not name.startswith("ours")
+        and (system in rounded or name not in rounded)
+        and ("3 heads" in name) == ("3 heads" in system)
+    ]
+    best = f"{min(peers) / medians[system]:.2f}" if peers else ""
     plain = system.replace(" int8", "")
     gain = f"{medians[plain] / medians[system]:.2f}" if "int8" in system and plain in medians else ""
-    return f"{best:.2f}", gain
+    return best, gain
 
 
 def facts(model: dict[str, Any], order: Sequence[str]) -> dict[str, dict[str, str]]:
     """What is measured once for each system."""
+    held = model["results"].get("held_mib", {})
     found = {
         "peak MiB": {system: f"{model['results']['peak_mib'][system]:.0f}" for system in order},
-        "start-up to first vector, seconds": {
+        **({"MiB after two seconds of rest": {system: f"{held[system]:.0f}" for system in order}} if held else {}),
+        "a whole process that embeds one text, seconds": {
             system: f"{statistics.median(model['startup_seconds'][system]):.2f}" for system in order
         },
         "largest difference from PyTorch (dense)": {system: f"{model['max_error'][system]:.1e}" for system in order},
@@ -141,4 +150,8 @@ def more(model: Mapping[str, Any]) -> list[str]:
             f"{', '.join(f'{mib:.0f}' for mib in held)}; peak {found['peak_mib']:.0f}"
         )
     lines += [f"- {system} could not run: {reason}" for system, reason in (model.get("failed") or {}).items()]
+    pins = {name: " ".join(pinned) for name, pinned in (model.get("peers") or {}).items() if pinned}
+    lines += [
+        f"- {', '.join(n for n, p in pins.items() if p == pinned)}: {pinned}" for pinned in dict.fromkeys(pins.values())
+    ]
     return lines

@@ -13,9 +13,9 @@ Answers are JSON lines. It runs in the peer's environment, and imports nothing b
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +27,7 @@ import numpy as np
 
 Embed = Callable[[Sequence[str]], np.ndarray]
 MEMORY_EVERY = 1000
+REST = 2.0  # seconds, after which idle memory is read
 
 
 def adapter(path: str) -> Any:
@@ -44,8 +45,7 @@ def run(embed: Embed, workload: Mapping[str, Any], vectors_file: str) -> list[fl
     texts, callers = workload["texts"], workload["callers"]
     if callers > 1:
         start = time.perf_counter()
-        with ThreadPoolExecutor(callers) as pool:
-            list(pool.map(lambda text: embed([text]), texts))
+        list(pool_of(callers).map(lambda text: embed([text]), texts))
         return [time.perf_counter() - start]
     seconds = []
     for chunk in [[text] for text in texts] if workload["single"] else [texts]:
@@ -57,22 +57,31 @@ def run(embed: Embed, workload: Mapping[str, Any], vectors_file: str) -> list[fl
     return seconds
 
 
-def held_mib() -> float:
-    """Memory of this process, mapped files among it."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+@functools.cache
+def pool_of(callers: int) -> ThreadPoolExecutor:
+    """The same threads in every round, as a service has them."""
+    return ThreadPoolExecutor(callers)
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def mib_of(kind: str) -> float:
+    """This process's memory, mapped files among it: VmRSS, what it has, or VmHWM, the most it had.
+
+    getrusage's maximum is no less than the parent's when it forked.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
 
 
 def serve(embed: Embed, workloads_file: str, vectors_file: str) -> None:
     workloads = {row["name"]: row for row in json.loads(Path(workloads_file).read_text())}
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
+        if line.strip() == "idle":
+            time.sleep(REST)
+            print(json.dumps({"held_mib": mib_of("VmRSS")}), flush=True)
+            continue
         seconds = run(embed, workloads[line.strip()], vectors_file)
-        print(json.dumps({"seconds": seconds, "peak_mib": peak_mib(), "held_mib": held_mib()}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak_mib": mib_of("VmHWM")}), flush=True)
 
 
 def memory(embed: Embed, texts_file: str) -> None:
@@ -81,8 +90,8 @@ def memory(embed: Embed, texts_file: str) -> None:
     held = []
     for start in range(0, len(texts), MEMORY_EVERY):
         embed(texts[start : start + MEMORY_EVERY])
-        held.append(held_mib())
-    print(json.dumps({"held_mib": held, "peak_mib": peak_mib()}))
+        held.append(mib_of("VmRSS"))
+    print(json.dumps({"held_mib": held, "peak_mib": mib_of("VmHWM")}))
 
 
 def main() -> None:

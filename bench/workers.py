@@ -42,17 +42,22 @@ class Worker:
             if line.startswith("{"):  # libraries print, too
                 found: dict[str, Any] = json.loads(line)
                 return found
-        raise WorkerError(f"{self.process.args!r}: {self.log.read_text()[-500:]}")
+        raise WorkerError(self.log.read_text()[-500:] or f"ended with {self.process.wait()}, said nothing")
 
     def run(self, workload: str) -> dict[str, Any]:
-        """Seconds of each call, and the process's memory. Raises WorkerError: the process ended."""
+        """Seconds of each call of a workload, and the process's memory; of "idle", its memory after a rest.
+
+        Raises WorkerError: the process ended.
+        """
         assert self.process.stdin
-        self.process.stdin.write(workload + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(workload + "\n")
+            self.process.stdin.flush()
+        except OSError as error:
+            raise WorkerError(self.log.read_text()[-500:] or f"ended: {error}") from error
         return self._read()
 
     def stop(self) -> None:
         """End the process."""
-        assert self.process.stdin
-        self.process.stdin.close()
+        self.process.kill()
         self.process.wait()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-BATCH_TOKENS = 4096
+TOKENS = 512
+"""Of a context and of a batch: attention without a cache takes a whole batch as one, and the model's limit is this."""
 
 
 def prepare(checkpoint: Path, folder: Path) -> None:
@@ -27,12 +29,18 @@ def load(variant: str, folder: Path, threads: int) -> Callable[[Sequence[str]], 
     model = llama_cpp.Llama(
         str(folder / f"{variant}.gguf"),
         embedding=True,
-        n_ctx=BATCH_TOKENS,
-        n_batch=BATCH_TOKENS,
-        n_ubatch=BATCH_TOKENS,
+        n_ctx=TOKENS,
+        n_batch=TOKENS,
+        n_ubatch=TOKENS,
         n_threads=threads,
         n_threads_batch=threads,
         pooling_type=llama_cpp.LLAMA_POOLING_TYPE_CLS,
         verbose=False,
     )
-    return lambda texts: np.array(model.embed(list(texts), normalize=True), dtype=np.float32)
+    lock = threading.Lock()  # one context, which embed() changes
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        with lock:
+            return np.array(model.embed(list(texts), normalize=True), dtype=np.float32)
+
+    return embed

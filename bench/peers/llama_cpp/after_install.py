@@ -1,5 +1,6 @@
 """Put llama.cpp's converter beside the environment: the wheel lacks it, its source distribution has it."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,20 +12,10 @@ PIN = next(
 )
 
 with tempfile.TemporaryDirectory() as temporary:
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "--no-build-isolation",
-    ]
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python"]
     subprocess.run([*pip, PIN, "-d", temporary], check=True)
     (archive,) = Path(temporary).glob("*.tar.gz")
     with tarfile.open(archive) as file:
         file.extractall(temporary, filter="data")
     (source,) = Path(temporary).glob("*/vendor/llama.cpp")
-    source.rename(Path(sys.prefix) / "llama.cpp")
+    shutil.move(source, Path(sys.prefix) / "llama.cpp")

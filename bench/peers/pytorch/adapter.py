@@ -15,6 +15,8 @@ def load(variant: str, folder: Path, threads: int) -> Callable[[Sequence[str]], 
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(threads)
+    if variant == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()):
+        raise SystemExit("this CPU has no instructions for bfloat16")
     dtype = torch.bfloat16 if variant == "bfloat16" else torch.float32
     model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"torch_dtype": dtype})
     if variant == "int8":
