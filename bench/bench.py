@@ -73,7 +73,7 @@ class Bench:
                 if system.name not in self.failed
             }
             try:
-                self._warm(workers)
+                self._warm(workers, ["mix", *[plan.name for plan in plans if plan.single][:1]])
                 self._compare(workers)
                 self._time(plans, workers)
             finally:
@@ -83,12 +83,16 @@ class Bench:
     def command(self, system: System) -> list[str]:
         return system.command(self.folder, self.threads)
 
-    def _warm(self, workers: dict[str, Worker]) -> None:
-        """Each opens its model and embeds the mix, one after another; those that end are not ready after all."""
+    def _warm(self, workers: dict[str, Worker], warm: Sequence[str]) -> None:
+        """Each opens its model and embeds the mix and single texts, which may take another session, one after another.
+
+        Those that end are not ready after all.
+        """
         for name, worker in list(workers.items()):
             try:
                 worker.ready()
-                worker.run("mix")
+                for name_of_plan in warm:
+                    worker.run(name_of_plan)
             except WorkerError as error:
                 self.fail(name, str(error))
                 workers.pop(name).stop()
