@@ -111,6 +111,15 @@ def test_wrong_use_is_exit_2(tiny_bundle, arguments, message):
     assert result.stdout == ""
 
 
+def test_warm_up_says_how_long_it_took(tiny_bundle):
+    """A bundle that runs here gives one JSON object; one that does not, the error."""
+    result = run("bge", "warm-up", tiny_bundle)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["bundle"] == "tiny-cpu-fp32"
+    assert 0 < json.loads(result.stdout)["seconds"] < 60
+    assert run("bge", "warm-up", tiny_bundle, "--devices", "0").returncode == 2
+
+
 def test_score_ranks_passages(tiny_bundle, tiny):
     """Passages come best first, with their place and score."""
     passages = ["ef gh", "query: ab cd", "中文"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -186,6 +187,28 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
     }
     for name, fact in facts.items():
         click.echo(f"{name:12} {fact}")
+
+
+@cli.command("warm-up")
+@click.argument("bundle")
+@click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
+@click.option("--devices", callback=_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
+def warm_up(bundle: str, threads: int | None, devices: list[int] | None) -> None:
+    """Load a bundle and run it, on GPUs in each size that is replayed: that it runs here, and how long that takes.
+
+    Its files are in the page cache then. What a GPU records ends with the process: services call `Embedder.warm_up()`.
+
+    \b
+    Example:
+      bge warm-up bge-base-cuda-fp16 --devices 0,1
+    """
+    from bge_onnx.embedder import Embedder
+
+    start = time.perf_counter()
+    embedder = Embedder.open(bundle, threads=threads, devices=devices)
+    embedder.warm_up()
+    embedder.session.close()
+    click.echo(json.dumps({"bundle": embedder.bundle.name, "seconds": round(time.perf_counter() - start, 3)}))
 
 
 def _quality(values: Mapping[str, float]) -> str:
