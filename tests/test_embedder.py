@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -184,33 +182,6 @@ def test_several_threads_may_share_an_embedder(tiny):
     for thread in threads:
         thread.join()
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
-
-
-def test_many_callers_run_a_few_at_a_time(tiny, monkeypatch):
-    """However many threads call, no more runs than cores are under way: more would take memory and no less time."""
-    load, running, most = Session.load, [], []
-
-    class Counted:
-        def __init__(self, session):
-            self.session = session
-
-        def __getattr__(self, name):
-            return getattr(self.session, name)
-
-        def run(self, names, feeds):
-            running.append(names)
-            most.append(len(running))
-            time.sleep(0.01)
-            found = self.session.run(names, feeds)
-            running.pop()
-            return found
-
-    monkeypatch.setattr(Session, "load", lambda self, threads: Counted(load(self, threads)))
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda text: tiny.embed([text]).dense[0], ["a b", "c d e", "f"] * 8))
-    assert max(most) == 2
-    monkeypatch.undo()
-    np.testing.assert_array_equal(found[:3], tiny.embed(["a b", "c d e", "f"]).dense)
 
 
 def test_a_huge_text_takes_bounded_memory(tiny_bundle):

@@ -74,10 +74,6 @@ class Session:
     _sessions: dict[int, ort.InferenceSession] = field(default_factory=dict, init=False)
     _on_devices: list[Device | Devices] = field(default_factory=list, init=False)  # none or one
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
-    _slots: threading.Semaphore = field(init=False)  # runs at once, whoever calls: more would only take memory
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_slots", threading.Semaphore(self.threads))
 
     def run(
         self, batches: Sequence[Batch], names: Sequence[str], past: Past | None = None
@@ -173,8 +169,7 @@ class Session:
             none = _no_past(session)
             keys, values = (past.keys, past.values) if past else (none, none)
             feeds |= {PAST_KEYS: keys, PAST_VALUES: values, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
-        with self._slots:  # first come, first served
-            return dict(zip(names, session.run(names, feeds), strict=True))
+        return dict(zip(names, session.run(names, feeds), strict=True))
 
 
 def _no_past(session: ort.InferenceSession) -> NDArray[np.float32]:
