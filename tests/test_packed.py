@@ -27,7 +27,8 @@ from bge_export.lowering.targets import ENCODER_TARGETS, Target
 from bge_export.request import Request
 from bge_onnx import Embedder, ProviderError
 from bge_onnx.batches import plan_batches
-from bge_onnx.cuda import CUDA, REPLAY_TEXTS, REPLAY_TOKENS, Device, packed_feeds
+from bge_onnx.cuda import CUDA, REPLAY_TEXTS, REPLAY_TOKENS, Device
+from bge_onnx.feeds import packed_feeds
 from cuda_kernels import types_of
 
 LENGTHS = (1, 2, 7, 19, 33, 19, 60)

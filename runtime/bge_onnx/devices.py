@@ -11,21 +11,15 @@ import subprocess
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from bge_onnx.batches import Batch
-from bge_onnx.bundle import Bundle
-from bge_onnx.cuda import CUDA
-from bge_onnx.errors import InputError, ProviderError, first_line
-
-Outputs = Mapping[str, NDArray[Any]]
-
+from bge_onnx.cuda import Outputs
+from bge_onnx.errors import ProviderError, first_line
 
 SHOW_KERNELS = """
 import sys
@@ -129,32 +123,10 @@ def attention_kernels(folder: Path) -> dict[str, int]:
 
 def kernels_of(said: str) -> dict[str, int]:
     """How many nodes took each kernel, by what ONNX Runtime prints of every run:
-    https://github.com/microsoft/onnxruntime/blob/v1.20.0/onnxruntime/contrib_ops/cuda/bert/attention_kernel_options.cc
+    https://github.com/microsoft/onnxruntime/blob/d61311542f326fa8db0180d91b9fadb2e5baf180/onnxruntime/contrib_ops/cuda/bert/attention_kernel_options.cc
     """
     found = {(kernel, node) for node, kernel in KERNEL_LINE.findall(said)}
     return dict(Counter(kernel for kernel, _ in sorted(found)))
-
-
-def devices_of(bundle: Bundle, devices: Sequence[int] | None, memory_bytes: int | None) -> tuple[int, ...]:
-    """The devices that are asked for, or the first.
-
-    Raises InputError: devices or their memory for a bundle that runs on the CPU; no number, one twice, no memory.
-    """
-    if bundle.provider != CUDA and (devices is not None or memory_bytes is not None):
-        raise InputError(
-            f"devices: expected a bundle for GPUs, found {bundle.name} ({bundle.target}).\n"
-            "    Leave devices and device_memory out, or export for cuda-fp16."
-        )
-    numbers = [0] if devices is None else list(devices)
-    if (
-        not numbers
-        or not all(isinstance(number, int) and number >= 0 for number in numbers)
-        or len(set(numbers)) < len(numbers)
-    ):
-        raise InputError(f"devices: expected distinct numbers from 0 on, as nvidia-smi lists them, found {devices!r}")
-    if memory_bytes is not None and memory_bytes < 1:
-        raise InputError(f"device_memory: expected bytes, at least 1, found {memory_bytes}")
-    return tuple(numbers)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch, plan_batches
 from bge_onnx.bundle import Bundle
-from bge_onnx.devices import devices_of
+from bge_onnx.cuda import Outputs
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
@@ -20,7 +20,7 @@ from bge_onnx.icl import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, FewShot, P
 from bge_onnx.mcls import insert_cls
 from bge_onnx.prefix import Prefix
 from bge_onnx.scores import EQUAL, SCORE_PAIRS, check_pairs, check_weights, distinct, score_pairs, similarity
-from bge_onnx.session import Outputs, Past, Session
+from bge_onnx.session import Past, Session, devices_of
 from bge_onnx.threads import resolve_threads
 from bge_onnx.tokenizer import Tokenizer, check_token_ids, windows
 

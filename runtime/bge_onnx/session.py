@@ -6,10 +6,10 @@ import contextlib
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime as ort
@@ -26,11 +26,12 @@ from bge_onnx.bundle import (
     VALUES,
     Bundle,
 )
-from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, provider_options, says, warm_up_batches
-from bge_onnx.devices import Devices
-from bge_onnx.errors import BundleError, ProviderError, first_line
+from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, Outputs, provider_options, says, warm_up_batches
+from bge_onnx.errors import BundleError, InputError, ProviderError, first_line
 
-Outputs = Mapping[str, NDArray[Any]]
+if TYPE_CHECKING:
+    from bge_onnx.devices import Devices
+
 Run = Callable[[Batch], list[tuple[Batch, Outputs]]]
 """A batch, or its halves, to the graph's outputs."""
 
@@ -122,6 +123,8 @@ class Session:
             if not self._on_devices:
                 bundle = self.bundle
                 if session is None:
+                    from bge_onnx.devices import Devices  # noqa: PLC0415 - processes are for several GPUs alone
+
                     self._on_devices.append(Devices.start(bundle.folder, self.devices, self.device_memory))
                 else:
                     place = ("cuda" if bundle.provider == CUDA else "cpu", self.devices[0])
@@ -133,10 +136,10 @@ class Session:
         """Run what makes unit dense vectors quick: on every device each size that is replayed, else one text."""
         names, batches = [self.bundle.outputs["dense"]], warm_up_batches(self.bundle)
         runs = self._loaded_on_devices() if self.bundle.layout in ON_DEVICE else None
-        if isinstance(runs, Devices):
-            runs.each(batches, names)
-        else:
+        if runs is None or isinstance(runs, Device):
             list(self.run(batches, names))
+        else:
+            runs.each(batches, names)
 
     def close(self) -> None:
         """Let go of the loaded graphs, and end the processes of several devices; they load again when used."""
@@ -239,3 +242,25 @@ def _check_provider(bundle: Bundle, offered: Sequence[str]) -> None:
             f"{', '.join(offered)} only.\n"
             "    Install bge-onnx[cuda] for CUDA, or export a bundle for cpu."
         )
+
+
+def devices_of(bundle: Bundle, devices: Sequence[int] | None, memory_bytes: int | None) -> tuple[int, ...]:
+    """The devices that are asked for, or the first.
+
+    Raises InputError: devices or their memory for a bundle that runs on the CPU; no number, one twice, no memory.
+    """
+    if bundle.provider != CUDA and (devices is not None or memory_bytes is not None):
+        raise InputError(
+            f"devices: expected a bundle for GPUs, found {bundle.name} ({bundle.target}).\n"
+            "    Leave devices and device_memory out, or export for cuda-fp16."
+        )
+    numbers = [0] if devices is None else list(devices)
+    if (
+        not numbers
+        or not all(isinstance(number, int) and number >= 0 for number in numbers)
+        or len(set(numbers)) < len(numbers)
+    ):
+        raise InputError(f"devices: expected distinct numbers from 0 on, as nvidia-smi lists them, found {devices!r}")
+    if memory_bytes is not None and memory_bytes < 1:
+        raise InputError(f"device_memory: expected bytes, at least 1, found {memory_bytes}")
+    return tuple(numbers)

@@ -46,7 +46,7 @@ class Prefixed:
 
     def __init__(self, decoder: Decoder, input_ids: ir.Value) -> None:
         self.decoder, self.graph, config = decoder, decoder.graph, decoder.config
-        cache: list[int | str] = [config.num_hidden_layers, config.num_key_value_heads, "P", config.head_width]
+        cache: Axes = [config.num_hidden_layers, config.num_key_value_heads, "P", config.head_width]
         self.past_keys = self.graph.input(PAST_KEYS, cache, ir.DataType.FLOAT)
         self.past_values = self.graph.input(PAST_VALUES, cache, ir.DataType.FLOAT)
         self.kept = self.graph.input(KEPT_TOKENS, [1])

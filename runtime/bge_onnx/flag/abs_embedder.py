@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bge_onnx.cuda import CUDA
-from bge_onnx.devices import devices_of
 from bge_onnx.embedder import Embedder
 from bge_onnx.errors import InputError, ProviderError
+from bge_onnx.session import devices_of
 from bge_onnx.tokenizer import check_texts
 
 Devices = str | int | list[str] | list[int] | None
