@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bge_export.checkpoint import Options
+from bge_export.export import export
+from bge_export.request import Request
 from bge_onnx import Embedder, InputError, similarity, top_k
 from bge_onnx.session import TOGETHER_TOKENS, Session
+from tiny import write_checkpoint
 
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 130, 257]
 
@@ -198,3 +202,30 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     result = subprocess.run([sys.executable, "-c", code, tiny_bundle], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 150
+
+
+def test_a_large_run_gives_its_memory_back(tmp_path):
+    """After a run that took 150 MB and more, little more is held than before it."""
+    checkpoint = write_checkpoint(tmp_path / "wide", intermediate_size=2048)
+    options = Options(pooling="cls")
+    export(Request(model="wide", target="cpu-fp32", checkpoint=checkpoint, options=options), tmp_path / "bundle")
+    code = """
+import sys
+import numpy as np
+from bge_onnx import Embedder
+
+def mib_of(kind):
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(kind)) // 1024
+
+bge = Embedder.open(sys.argv[1], threads=1)
+bge.embed(["short"])
+before = mib_of("VmRSS")
+bge.embed_token_ids([np.full(512, 7)] * 40, budget_tokens=40 * 512)
+print(mib_of("VmHWM") - before, mib_of("VmRSS") - before)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "bundle"], capture_output=True, text=True, check=True
+    )
+    peak, held = map(int, result.stdout.split())
+    assert peak > 150
+    assert held < 40

@@ -39,6 +39,10 @@ TOGETHER_TOKENS = 1024
 """Work of up to this many tokens runs batch after batch with all cores on each; more is spread, a core a batch.
 Spread work needs a session of its own, whose weights take memory once more: small requests must not cause that."""
 
+KEPT_RUN_TOKENS = 1024
+"""A run of more tokens gives its memory back when it ends. ONNX Runtime keeps the most that any run took: of a text of
+8192 tokens, 460 MiB for bge-m3 cut to three layers. Giving back after every run gains 30 MiB and more page faults."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
@@ -172,7 +176,14 @@ class Session:
             none = _no_past(session)
             keys, values = (past.keys, past.values) if past else (none, none)
             feeds |= {PAST_KEYS: keys, PAST_VALUES: values, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
-        return dict(zip(names, session.run(names, feeds), strict=True))
+        options = _giving_back() if batch.input_ids.size > KEPT_RUN_TOKENS else None
+        return dict(zip(names, session.run(names, feeds, options), strict=True))
+
+
+def _giving_back() -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _no_past(session: ort.InferenceSession) -> NDArray[np.float32]:
