@@ -25,6 +25,7 @@ LIMIT = 2e-5
 LEAST_COSINE = 0.99
 LEAST_PEERS_COSINE = 0.9  # a peer further off computes something else
 MEMORY_TEXTS = 10_000
+MEMORY = ("peak_mib", "held_mib", "own_mib")  # the most, after a rest, and what of it processes do not share
 QUIET = 0.3  # seconds after which the other systems' threads have stopped spinning
 LONGEST_SECONDS = 900  # of a process that embeds one text or ten thousand
 
@@ -45,7 +46,7 @@ class Bench:
     reference: System
     failed: dict[str, str]
     results: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
-    memory: dict[str, dict[str, float]] = field(default_factory=lambda: {"peak_mib": {}, "held_mib": {}})
+    memory: dict[str, dict[str, float]] = field(default_factory=lambda: {kind: {} for kind in MEMORY})
     errors: dict[str, dict[str, float]] = field(default_factory=lambda: {"max_error": {}, "least_cosine": {}})
 
     def fail(self, name: str, reason: str) -> None:
@@ -135,7 +136,7 @@ class Bench:
             workers.pop(name).stop()
             return
         if workload == "idle":
-            self.memory["held_mib"][name] = answer["held_mib"]
+            self.memory["held_mib"][name], self.memory["own_mib"][name] = answer["held_mib"], answer["own_mib"]
         else:
             self.results.setdefault(workload, {}).setdefault(name, []).append(answer["seconds"])
             self.memory["peak_mib"][name] = answer["peak_mib"]

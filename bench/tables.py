@@ -15,6 +15,11 @@ HEADERS = (
     "workload", "system", "texts/s", "tokens/s", "spread", "p50 ms", "p95 ms", "error", "of GEMM peak",
     "ours / best peer", "int8 / fp32",
 )  # fmt: skip
+MEMORY = {
+    "peak_mib": "peak MiB",
+    "held_mib": "MiB after two seconds of rest",
+    "own_mib": "of them MiB that no second process can share",
+}
 BEFORE = ("ours int8", "ours int8, dense", "ours int8, 3 heads", "quantize_dynamic")
 """Rounded systems of results that do not name theirs."""
 
@@ -115,10 +120,10 @@ def ratios(system: str, medians: Mapping[str, float], rounded: Sequence[str]) ->
 
 def facts(model: dict[str, Any], order: Sequence[str]) -> dict[str, dict[str, str]]:
     """What is measured once for each system."""
-    held = model["results"].get("held_mib", {})
+    measured = {what: model["results"].get(kind) for kind, what in MEMORY.items()}
+    memory = {what: {system: f"{by[system]:.0f}" for system in order} for what, by in measured.items() if by}
     found = {
-        "peak MiB": {system: f"{model['results']['peak_mib'][system]:.0f}" for system in order},
-        **({"MiB after two seconds of rest": {system: f"{held[system]:.0f}" for system in order}} if held else {}),
+        **memory,
         "a whole process that embeds one text, seconds": {
             system: f"{statistics.median(model['startup_seconds'][system]):.2f}" for system in order
         },
@@ -147,7 +152,7 @@ def more(model: Mapping[str, Any]) -> list[str]:
         held = found["held_mib"]
         lines.append(
             f"- MiB held by {system} after each thousand of {len(held)} thousand mixed texts: "
-            f"{', '.join(f'{mib:.0f}' for mib in held)}; peak {found['peak_mib']:.0f}"
+            f"{', '.join(f'{mib:.0f}' for mib in held)} ({max(held) / held[0] - 1:+.1%}); peak {found['peak_mib']:.0f}"
         )
     lines += [f"- {system} could not run: {reason}" for system, reason in (model.get("failed") or {}).items()]
     pins = {name: " ".join(pinned) for name, pinned in (model.get("peers") or {}).items() if pinned}

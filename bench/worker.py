@@ -72,13 +72,19 @@ def mib_of(kind: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1024
 
 
+def own_mib() -> float:
+    """Of this process's memory what no other process of the same files can share: pages that were written to."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
+
+
 def serve(embed: Embed, workloads_file: str, vectors_file: str) -> None:
     workloads = {row["name"]: row for row in json.loads(Path(workloads_file).read_text())}
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         if line.strip() == "idle":
             time.sleep(REST)
-            print(json.dumps({"held_mib": mib_of("VmRSS")}), flush=True)
+            print(json.dumps({"held_mib": mib_of("VmRSS"), "own_mib": own_mib()}), flush=True)
             continue
         seconds = run(embed, workloads[line.strip()], vectors_file)
         print(json.dumps({"seconds": seconds, "peak_mib": mib_of("VmHWM")}), flush=True)
