@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,10 @@ from tabulate import tabulate
 
 import harness
 
-HEADERS = (
-    "workload", "system", "texts/s", "tokens/s", "spread", "p50 ms", "p95 ms", "error", "of GEMM peak",
-    "ours / best peer", "int8 / fp32",
-)  # fmt: skip
 MEMORY = {
     "peak_mib": "peak MiB",
-    "held_mib": "MiB after two seconds of rest",
-    "own_mib": "of them MiB that no second process can share",
+    "held_mib": "MiB at rest",
+    "own_mib": "of them not shared",  # with a second process of the same files
 }
 BEFORE = ("ours int8", "ours int8, dense", "ours int8, 3 heads", "quantize_dynamic")
 """Rounded systems of results that do not name theirs."""
@@ -31,42 +27,35 @@ def table(record: dict[str, Any]) -> str:
 
 
 def model_table(model: dict[str, Any]) -> list[str]:
-    """A model's rows and what is said of each system under them."""
-    order = list(model["startup_seconds"])
-    rows = [row for name in model["workloads"] for row in workload_rows(model, name, order)]
-    used = [place for place in range(len(HEADERS)) if any(row[place] for row in rows)]
+    """A model's speeds, how ours compare, what each system costs, and what is said under the tables."""
     threads = f", {model['threads']} thread{'s' * (model['threads'] > 1)}" if "threads" in model else ""
-    body = tabulate(
-        [[row[place] for place in used] for row in rows],
-        [HEADERS[place] for place in used],
-        tablefmt="github",
-        disable_numparse=True,
-    )
-    exports = [harness.export_line(target, found) for target, found in model["export"].items()]
-    bullets = [
-        f"- {fact}: {'; '.join(f'{key} {value}' for key, value in by.items())}"
-        for fact, by in facts(model, order).items()
+    heading = f"### {model['model']}{threads}\n"
+    names = [name if not workload["single"] else f"{name}, ms" for name, workload in model["workloads"].items()]
+    tables = [
+        (["tokens/s (spread), ms (p95)", *names], speed_rows(model)),
+        (["ratio", *names], ratio_rows(model)),
+        (["system", *COSTS, *memory_of(model)], cost_rows(model)),
     ]
-    return [f"### {model['model']}{threads}\n", body, "", *bullets, *exports, *more(model), ""]
+    printed = [tabulate(rows, headers, "github", disable_numparse=True) + "\n" for headers, rows in tables]
+    exports = [harness.export_line(target, found) for target, found in model["export"].items()]
+    return [heading, *printed, *exports, *more(model), ""]
 
 
-def workload_rows(model: dict[str, Any], name: str, order: Sequence[str]) -> Iterator[list[str]]:
-    """A row for each system: rates of a corpus, or milliseconds of single texts, and how ours compare."""
-    workload, by_system = model["workloads"][name], model["results"][name]
-    medians = {system: median(by_system[system], single=workload["single"]) for system in order}
-    rounded = model.get("rounded", BEFORE)
-    for system, seconds in medians.items():
-        if workload["single"]:
-            times = [1e3 * second for run in by_system[system] for second in run]
-            cells = ["", "", "", f"{1e3 * seconds:.1f}", f"{np.percentile(times, 95):.1f}"]
-        else:
-            totals = [sum(run) for run in by_system[system]]
-            spread = f"{(max(totals) - min(totals)) / seconds:.0%}"
-            cells = [f"{workload['texts'] / seconds:.1f}", f"{workload['tokens'] / seconds:.0f}", spread, "", ""]
-        error = f"{model['max_error'][system]:.0e}"
-        yield [
-            name, system, *cells, error, share(model, workload, system, seconds), *ratios(system, medians, rounded)
-        ]  # fmt: skip
+def speed_rows(model: dict[str, Any]) -> list[list[str]]:
+    """A row for each system: rates of a corpus and their spread, or milliseconds of single texts."""
+    return [
+        [system, *(speed(workload, model["results"][name][system]) for name, workload in model["workloads"].items())]
+        for system in model["startup_seconds"]
+    ]
+
+
+def speed(workload: Mapping[str, Any], rounds: Sequence[Sequence[float]]) -> str:
+    seconds = median(rounds, single=workload["single"])
+    if workload["single"]:
+        times = [1e3 * second for run in rounds for second in run]
+        return f"{1e3 * seconds:.1f} ({np.percentile(times, 95):.1f})"
+    totals = [sum(run) for run in rounds]
+    return f"{workload['tokens'] / seconds:.0f} ({(max(totals) - min(totals)) / seconds:.0%})"
 
 
 def median(rounds: Sequence[Sequence[float]], *, single: bool) -> float:
@@ -74,9 +63,51 @@ def median(rounds: Sequence[Sequence[float]], *, single: bool) -> float:
     return statistics.median([second for run in rounds for second in run] if single else map(sum, rounds))
 
 
+def ratio_rows(model: dict[str, Any]) -> list[list[str]]:
+    """How each of ours compares, workload by workload; rows without a number are left out."""
+    rows = []
+    rounded = model.get("rounded", BEFORE)
+    for system in [name for name in model["startup_seconds"] if name.startswith("ours")]:
+        cells: dict[str, list[str]] = {key: [] for key in ("over the fastest peer", "over our float32", "of GEMM peak")}
+        for name, workload in model["workloads"].items():
+            by_system = model["results"][name]
+            medians = {one: median(by_system[one], single=workload["single"]) for one in model["startup_seconds"]}
+            found = (*ratios(system, medians, rounded), share(model, workload, system, medians[system]))
+            for key, cell in zip(cells, found, strict=True):
+                cells[key].append(cell)
+        rows += [[f"{system} {key}", *row] for key, row in cells.items() if any(row)]
+    return rows
+
+
+COSTS = ("largest error", "least cosine", "start-up s")
+"""Of dense vectors, and of a whole process that embeds one text."""
+
+
+def memory_of(model: dict[str, Any]) -> list[str]:
+    """The kinds of memory that were measured."""
+    return [what for kind, what in MEMORY.items() if model["results"].get(kind)]
+
+
+def cost_rows(model: dict[str, Any]) -> list[list[str]]:
+    """A row for each system: its error, start-up and memory."""
+    kinds = [kind for kind in MEMORY if model["results"].get(kind)]
+    cosines = model.get("least_cosine", {})
+    return [
+        [
+            system,
+            f"{model['max_error'][system]:.1e}",
+            f"{cosines[system]:.5f}" if system in cosines else "",
+            f"{statistics.median(seconds):.2f}",
+            *(f"{model['results'][kind][system]:.0f}" for kind in kinds),
+        ]
+        for system, seconds in model["startup_seconds"].items()
+    ]
+
+
 def share(model: Mapping[str, Any], workload: Mapping[str, Any], system: str, seconds: float) -> str:
     """Of the peak of one large product on this machine, of ours. Dense vectors need one token of the last layer."""
-    if "gemm" not in model or workload["single"] or not system.startswith("ours"):
+    alone = not workload["single"] and workload.get("callers", 1) == 1  # callers take all cores, whatever the threads
+    if "gemm" not in model or not alone or not system.startswith("ours"):
         return ""
     peak = model["gemm"]["int8" if "int8" in system else "float32"] * 1e9
     return f"{flops(model['config'], workload, dense_alone='3 heads' not in system) / seconds / peak:.0%}"
@@ -113,36 +144,20 @@ def ratios(system: str, medians: Mapping[str, float], rounded: Sequence[str]) ->
         and ("3 heads" in name) == ("3 heads" in system)
     ]
     best = f"{min(peers) / medians[system]:.2f}" if peers else ""
-    plain = system.replace(" int8", "")
+    plain = system.replace(" int8", "").removesuffix(", kernels")
     gain = f"{medians[plain] / medians[system]:.2f}" if "int8" in system and plain in medians else ""
     return best, gain
-
-
-def facts(model: dict[str, Any], order: Sequence[str]) -> dict[str, dict[str, str]]:
-    """What is measured once for each system."""
-    measured = {what: model["results"].get(kind) for kind, what in MEMORY.items()}
-    memory = {what: {system: f"{by[system]:.0f}" for system in order} for what, by in measured.items() if by}
-    found = {
-        **memory,
-        "a whole process that embeds one text, seconds": {
-            system: f"{statistics.median(model['startup_seconds'][system]):.2f}" for system in order
-        },
-        "largest difference from PyTorch (dense)": {system: f"{model['max_error'][system]:.1e}" for system in order},
-    }
-    if "least_cosine" in model:
-        least = model["least_cosine"]
-        found["least cosine to PyTorch (dense)"] = {system: f"{least[system]:.5f}" for system in order}
-    if model.get("long"):
-        found["one text of 8192 tokens in a process of its own, seconds and peak MiB"] = {
-            system: f"{one['seconds'] or float('nan'):.0f} s, {one['peak_mib']:.0f}"
-            for system, one in model["long"].items()
-        }
-    return found
 
 
 def more(model: Mapping[str, Any]) -> list[str]:
     """The machine's peak, what ten thousand texts leave in memory, and which systems could not run."""
     lines = []
+    if model.get("long"):
+        long = [
+            f"{system} {one['seconds'] or float('nan'):.0f} s, {one['peak_mib']:.0f}"
+            for system, one in model["long"].items()
+        ]
+        lines.append(f"- one text of 8192 tokens in a process of its own, seconds and peak MiB: {'; '.join(long)}")
     if "gemm" in model:
         lines.append(
             f"- one product of 1536 x 1536: {model['gemm']['float32']:.0f} GFLOP/s in float32, "

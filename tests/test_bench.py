@@ -24,13 +24,14 @@ def bench_modules(monkeypatch):
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_print(path):
-    """Every results file gives each model's table, with a row for each system and workload."""
+    """Every results file gives each model's tables, with a row for each system and a column for each workload."""
     from tables import model_table
 
     for model in json.loads(path.read_text())["models"]:
-        title, body, *_ = model_table(model)
+        title, speeds, ratios, costs, *_ = model_table(model)
         assert title.startswith(f"### {model['model']}")
-        assert len(body.splitlines()) == 2 + len(model["workloads"]) * len(model["startup_seconds"])
+        assert len(speeds.splitlines()) == len(costs.splitlines()) == 2 + len(model["startup_seconds"])
+        assert speeds.splitlines()[0].count("|") == ratios.splitlines()[0].count("|") == 2 + len(model["workloads"])
 
 
 def test_the_command_prints_them():
