@@ -22,6 +22,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+import bge_kernels
 import harness
 import quick
 from bench import Bench, gemm
@@ -33,6 +34,8 @@ MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bg
 SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625}  # of the number of texts
 TOGETHER = {"small": 16, "base": 16, "large": 6, "m3": 8}  # systems whose weights fit into memory
 TARGETS = ("cpu-fp32", "cpu-int8")
+KERNELS = "cpu-int8-kernels"
+NOT_BUILT = "no operators are built: bench/run kernels.py builds them"
 MANY_TEXTS_MODEL = "small"
 FACTS = ("texts", "tokens", "squares", "single", "callers")  # of a workload
 
@@ -57,11 +60,12 @@ def prepare(
     if made["code"]:
         raise SystemExit(f"prepare.py ended with {made['code']}: {made['said'][-1000:]}")
     targets = [*TARGETS, "portable"] if "fastembed" in peers else TARGETS
-    exports = {
-        target: harness.export(MODELS[model], target, folder, folder / target, calibrate=calibrate)
-        for target in targets
-    }
-    ready, failed = [], {}
+    failed = {} if bge_kernels.library() else {system.name: NOT_BUILT for system in chosen if system.variant == KERNELS}
+    chosen = [system for system in chosen if system.name not in failed]
+    if any(system.variant == KERNELS for system in chosen):
+        targets = [*targets, KERNELS]
+    exports = {target: harness.export(MODELS[model], target, folder, folder / target, calibrate) for target in targets}
+    ready = []
     for system in chosen:
         try:
             make_ready(system, folder)

@@ -36,10 +36,15 @@ def timed(command: Sequence[str]) -> dict[str, Any]:
         }
 
 
-def export(model: str, target: str, checkpoint: Path, out: Path, *, calibrate: str = "random") -> dict[str, Any]:
-    """Export a bundle to `out`; seconds, peak memory, size and parity. Raises SystemExit: it failed."""
-    command = ["bge-export", "run", model, "--target", target, "--checkpoint", str(checkpoint), "--out", str(out)]
-    command += ["--calibrate", calibrate] if target == "cpu-int8" and calibrate != "random" else []
+def export(model: str, target: str, checkpoint: Path, out: Path, calibrate: str = "random") -> dict[str, Any]:
+    """Export a bundle to `out`; seconds, peak memory, size and parity. Raises SystemExit: it failed.
+
+    target  with "-kernels" behind it, a bundle that runs with the custom operators
+    """
+    name = target.removesuffix("-kernels")
+    command = ["bge-export", "run", model, "--target", name, "--checkpoint", str(checkpoint), "--out", str(out)]
+    command += ["--calibrate", calibrate] if name == "cpu-int8" and calibrate != "random" else []
+    command += ["--kernels", "auto"] if name != target else []
     found = timed(command)
     if found["code"]:
         raise SystemExit(f"{' '.join(command)} ended with {found['code']}: {found['said'][-1000:]}")

@@ -25,3 +25,27 @@ make_environment() {
     fi
     export PATH="$PWD/$folder/bin:$PATH"
 }
+
+# Debian 13's package has the headers of ONNX Runtime 1.21; it is taken from the mirror that apt uses, and not installed.
+fetch_headers() {
+    local folder=$PWD/.onnxruntime-headers mirror
+    if [ ! -d "$folder/usr" ]; then
+        mirror=$(apt-get indextargets --format '$(REPO_URI)' | awk '/debian\/?$/ && !found++') || return 1
+        mkdir -p "$folder"/{lists,cache/archives}/partial
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$folder/sources.list"
+        local options=(-o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+            -o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache" -o APT::Sandbox::User=root)
+        apt-get "${options[@]}" -qq update
+        (cd "$folder" && apt-get "${options[@]}" -qq download libonnxruntime-dev && dpkg -x ./*.deb .)
+    fi
+    export BGE_ONNXRUNTIME_INCLUDE=$folder/usr/include/onnxruntime
+}
+
+# The custom operators, into the environment on the PATH. ONNX Runtime's headers are those that BGE_ONNXRUNTIME_INCLUDE
+# names, the system's, or Debian's package, unpacked here.
+build_kernels() {
+    if [ -z "${BGE_ONNXRUNTIME_INCLUDE:-}" ] && [ ! -d /usr/include/onnxruntime ]; then
+        fetch_headers || echo "no headers of ONNX Runtime could be fetched" >&2
+    fi
+    BGE_KERNELS=1 pip install --quiet --disable-pip-version-check --no-deps --editable . >&2
+}

@@ -121,6 +121,11 @@ def list_models(*, as_json: bool) -> None:
     "random token ids; none rounds each weight by itself, in less time.",
 )  # fmt: skip
 @click.option(
+    "--kernels", type=click.Choice(["none", "auto"]), default="none", show_default=True,
+    help="For cpu-int8 of encoders: auto takes the operators of bge_kernels where they were built; whoever opens the "
+    "bundle needs them too.",
+)  # fmt: skip
+@click.option(
     "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine that has none."
 )
 @click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
@@ -140,6 +145,7 @@ def run(
     tokenizer: Path | None,
     weights: str,
     calibration: str | None,
+    kernels: str,
     no_check: bool,
     force: bool,
 ) -> None:
@@ -184,6 +190,7 @@ def run(
         tokenizer=tokenizer,
         weights=weights,  # type: ignore[arg-type]  # click has checked it
         calibration=calibrate.read(calibration) if calibration else None,
+        kernels="auto" if kernels == "auto" else None,
         check=not no_check,
         options=options,
     )

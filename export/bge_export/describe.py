@@ -9,6 +9,7 @@ from bge_export.checkpoint import Recipe
 from bge_export.heads import Wanted
 from bge_export.lowering.targets import DECODERS, TARGETS, Target
 from bge_export.request import Request
+from bge_kernels import NAME
 from bge_onnx import Bundle
 from bge_onnx.bundle import FORMAT_VERSION, Source
 
@@ -59,7 +60,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         lower_cased=recipe.lower_cased,
         prompts=recipe.prompts,
         special_ids={},
-        kernels=(),
+        kernels=(NAME,) if request.kernels else (),
         weights=target.stores if request.weights == "fp32" else request.weights,
         calibration=(request.calibration or calibrate.RANDOM_IDS).described if target.calibrates else None,
         versions=bundle_writer.versions(),
@@ -73,4 +74,5 @@ def _name(request: Request) -> str:
     """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
     texts = request.calibration and request.calibration.texts
     special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * bool(texts)
+    special += ["kernels"] * bool(request.kernels)
     return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])

@@ -17,6 +17,7 @@ from bge_export.config import parse_config, read_json
 from bge_export.describe import describe, wanted_of
 from bge_export.folder import atomic_folder, require_free
 from bge_export.lowering import Lowering, half, lower
+from bge_export.lowering.int8_kernels import Kernels, best_kernels
 from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGETS, Target
 from bge_export.models import MODELS
 from bge_export.request import Request, checkpoint_sha256, open_checkpoint
@@ -36,6 +37,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe, target = _read(request, folder)
+        request = dataclasses.replace(request, kernels=_kernels(request, target))
         if request.check:
             check.require_provider(target)
         stored = 0.5 if request.weights == "fp16" else 1
@@ -72,7 +74,20 @@ def _lowering(
     if not target.calibrates:
         return target.lowering(config, None)
     texts = request.calibration or calibrate.RANDOM_IDS
-    return target.lowering(config, calibrate.hessians(folder, recipe, texts, progress=progress))
+    hessians = calibrate.hessians(folder, recipe, texts, progress=progress)
+    kernels = _kernels(request, target)
+    return (
+        target.kernels(config, hessians, kernels) if kernels and target.kernels else target.lowering(config, hessians)
+    )
+
+
+def _kernels(request: Request, target: Target) -> Kernels | None:
+    """The operators that are asked for; the best at hand for "auto". Raises InputError: this target has none."""
+    if request.kernels == "auto":
+        return best_kernels() if target.kernels else None
+    if request.kernels and not target.kernels:
+        raise InputError("kernels: expected none for all but the target cpu-int8 of a BERT or XLM-R, found some.")
+    return request.kernels
 
 
 def _compare(bundle: Bundle, expected: Expected, limits: Limits, *, progress: bool) -> Parity:
@@ -156,6 +171,7 @@ def check_bundle(
         tokenizer=tokenizer,
         weights="fp32" if bundle.weights == target.stores else bundle.weights,
         calibration=_same_calibration(bundle, calibration),
+        kernels="linear" if bundle.kernels else None,
     )
     with open_checkpoint(request) as (weights_folder, source):
         _require_same(bundle, weights_folder, source.sha256)

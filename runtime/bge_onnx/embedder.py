@@ -17,6 +17,7 @@ from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
 from bge_onnx.errors import InputError
 from bge_onnx.hub import find_bundle
 from bge_onnx.icl import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, FewShot, Prompt, examples_text
+from bge_onnx.kernels import libraries
 from bge_onnx.mcls import insert_cls
 from bge_onnx.prefix import Prefix
 from bge_onnx.scores import EQUAL, SCORE_PAIRS, check_pairs, check_weights, distinct, score_pairs, similarity
@@ -67,6 +68,7 @@ class Embedder:
         Raises BundleError, ProviderError, InputError.
         """
         opened = Bundle.open(find_bundle(bundle, revision=revision, cache_dir=cache_dir), verify=verify)
+        libraries(opened)
         tokenizer = Tokenizer.open(opened.folder / opened.tokenizer, max_tokens=opened.max_tokens)
         numbers = devices_of(opened, devices, device_memory)
         session = Session(opened, resolve_threads(threads), numbers, device_memory)

@@ -28,6 +28,7 @@ from bge_onnx.bundle import (
 )
 from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, Outputs, provider_options, says, warm_up_batches
 from bge_onnx.errors import BundleError, InputError, ProviderError, first_line
+from bge_onnx.kernels import libraries
 
 if TYPE_CHECKING:
     from bge_onnx.devices import Devices
@@ -218,6 +219,8 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int
     # which costs 8 % of a layer on the CPU.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
+    for library in libraries(bundle):
+        options.register_custom_ops_library(str(library))
     provider: str | tuple[str, dict[str, str]] = bundle.provider
     if bundle.provider == CUDA:
         with contextlib.redirect_stdout(sys.stderr):  # CUDA's libraries from NVIDIA's packages; it prints

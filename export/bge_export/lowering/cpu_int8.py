@@ -11,7 +11,7 @@ on all CPUs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,10 @@ from bge_export.weights import Array
 LIMITED_LAYERS, LIMIT = 6, 0.002
 """Of 1 - cosine, up to so many layers; more in proportion. Trained all-MiniLM-L6-v2 (6 layers) errs by 0.0013, seeded
 random weights by 0.0004 in bge-base (12) and 0.0015 in bge-m3 (24)."""
+
+
+SWAPS = {**cpu_fp32.SWAPS, "lookup": cpu_nbits.lookup}
+"""Of all but linear layers."""
 
 
 class Quantizer:
@@ -95,22 +99,31 @@ class Quantizer:
         linear = Linear.of(module, self.config)
         if linear is None:
             return call
-        x, matrix, bias = call.inputs
+        x = call.inputs[0]
         assert x
-        assert matrix
         integers, scale = _rows(call, x, linear.inputs if linear.online else 0)
-        weights, scales = _weights(call, matrix, lambda weight: self.quantize(module, linear, weight))
-        if linear.outputs:
-            bias = _rotated_bias(call, linear, bias)
-        zero = _constant(call, "zero", np.array(ZERO, dtype=np.uint8))
+        weights, scales, bias = self.operands(call, linear)
+        zero = constant(call, "zero", np.array(ZERO, dtype=np.uint8))
         return ir.node("int8_linear", [integers, scale, weights, scales, zero, bias], domain=call.domain)
+
+    def bias(self, call: ir.Node, linear: Linear) -> ir.Value | None:
+        """The bias (N,) of a linear call, rotated where its outputs are."""
+        bias = call.inputs[2]
+        return _rotated_bias(call, linear, bias) if linear.outputs else bias
+
+    def operands(self, call: ir.Node, linear: Linear) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+        """Integers (K, N), their scales (N,) and the bias (N,) of a linear call."""
+        module = call.metadata_props[MODULE]
+        matrix = call.inputs[1]
+        assert matrix
+        weights, scales = _weights(call, matrix, lambda weight: self.quantize(module, linear, weight))
+        return weights, scales, self.bias(call, linear)
 
 
 def lowering(config: Sizes, hessians: Hessians | None) -> Lowering:
     """The target's lowering of one model."""
     quantizer = Quantizer(config, hessians)
-    swaps = {**cpu_fp32.SWAPS, "linear": quantizer.swap_linear, "lookup": cpu_nbits.lookup}
-    return Lowering(swaps, quantizer.rounded, quantizer.rounded_inputs)
+    return Lowering({**SWAPS, "linear": quantizer.swap_linear}, quantizer.rounded, quantizer.rounded_inputs)
 
 
 def limits(config: Sizes) -> Limits:
@@ -125,26 +138,25 @@ def limits(config: Sizes) -> Limits:
 def _rows(call: ir.Node, x: ir.Value, rotated: int) -> tuple[ir.Value, ir.Value]:
     """Bytes and scales of `x`, made once for all layers that read it."""
     if rotated:
-        matrix = _constant(call, f"hadamard.{rotated}", hadamard(rotated))
+        matrix = constant(call, f"hadamard.{rotated}", hadamard(rotated))
         done = [user for user, _ in x.uses() if user.op_type == "rotate_blocks" and user.inputs[1] is matrix]
-        rows = done[0].outputs[0] if done else _insert(call, "rotate_blocks", [x, matrix], {}, 1)[0]
+        rotate_call = ir.node("rotate_blocks", [x, matrix], domain=call.domain)
+        rows = done[0].outputs[0] if done else insert(call, rotate_call)[0]
         return _rows(call, rows, 0)
     for user, _ in x.uses():
         if user.op_type == "int8_rows":
             return user.outputs[0], user.outputs[1]
     attributes = {"levels": LEVELS, "zero": ZERO}
-    bytes_, scale = _insert(call, "int8_rows", [x], attributes, 2)
+    bytes_, scale = insert(call, ir.node("int8_rows", [x], attributes, domain=call.domain, num_outputs=2))
     return bytes_, scale
 
 
-def _insert(
-    call: ir.Node, op: str, inputs: Sequence[ir.Value], attributes: Mapping[str, int], outputs: int
-) -> Sequence[ir.Value]:
-    """The outputs of a new call in front of `call`, for the same module."""
+def insert(call: ir.Node, node: ir.Node) -> Sequence[ir.Value]:
+    """Put a node in front of `call`, for the same module; its outputs."""
     assert call.graph is not None
-    node = ir.node(op, inputs, attributes, domain=call.domain, num_outputs=outputs)
     node.metadata_props.update(call.metadata_props)
     call.graph.insert_before(call, node)
+    call.graph.opset_imports.setdefault(node.domain, 1)
     return node.outputs
 
 
@@ -160,7 +172,7 @@ def _rotated_bias(call: ir.Node, linear: Linear, bias: ir.Value | None) -> ir.Va
     return add(call, ir.LazyTensor(rotated, source.dtype, ir.Shape(source.shape.numpy()), name=name))
 
 
-def _constant(call: ir.Node, name: str, array: NDArray[Any]) -> ir.Value:
+def constant(call: ir.Node, name: str, array: NDArray[Any]) -> ir.Value:
     """A small weight of the graph, under its name; the same value each time."""
     assert call.graph is not None
     found = call.graph.initializers.get(name)

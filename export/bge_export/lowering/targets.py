@@ -8,7 +8,19 @@ from typing import Any
 
 from bge_export.compare import Limits
 from bge_export.gptq import Hessians
-from bge_export.lowering import Lowering, Precision, cpu_fp32, cpu_int8, cpu_nbits, cuda, cuda_decoder, half, portable
+from bge_export.lowering import (
+    Lowering,
+    Precision,
+    cpu_fp32,
+    cpu_int8,
+    cpu_nbits,
+    cuda,
+    cuda_decoder,
+    half,
+    int8_kernels,
+    portable,
+)
+from bge_export.lowering.int8_kernels import Kernels
 from bge_onnx.bundle import Layout, Storage
 from bge_onnx.cuda import CUDA
 
@@ -22,6 +34,7 @@ class Target:
     provider: str
     layout: Layout
     lowering: Callable[[Any, Hessians | None], Lowering]  # of a model's configuration and calibration
+    kernels: Callable[[Any, Hessians | None, Kernels], Lowering] | None = None  # the same, with bge_kernels' operators
     limits: Callable[[Any], Limits] = lambda _: Limits()  # of a model's configuration; of errors against PyTorch
     calibrates: bool = False
     bytes_per_weight: float = 4
@@ -40,6 +53,7 @@ ENCODER_TARGETS = {
         provider="CPUExecutionProvider",
         layout="equal",
         lowering=cpu_int8.lowering,
+        kernels=int8_kernels.lowering,
         calibrates=True,
         limits=cpu_int8.limits,
         bytes_per_weight=1.1,

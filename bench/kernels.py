@@ -1,0 +1,149 @@
+"""The operators of bge_kernels beside what they replace, one by one and in whole models of eight bits.
+
+    bench/run kernels.py --out bench/results/kernels.json
+    bench/run kernels.py --models base --threads 1
+    bench/run kernels.py --print bench/results/kernels.json
+
+Single operators at the shapes of bge-base, taking turns in one process, with their error against NumPy; whole models
+as `cpu.py` runs them: "passes" has the operators around ONNX Runtime's products, "kernels" its linear layers too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+from tokenizers import Tokenizer
+
+import bge_kernels
+import cpu
+import harness
+from bench import Bench
+from bge_export.checkpoint import Options
+from bge_export.export import export
+from bge_export.request import Request
+from operators import cases, compared
+from systems import REFERENCE, System, make_ready
+from tables import model_table
+from workloads import Workload, lognormal, measured, texts, words_of
+
+ROWS = (16, 128, 512)
+SYSTEMS = {
+    None: System(name="ours int8", peer="ours", variant="none", rounded=True),
+    "passes": System(name="ours int8, passes", peer="ours", variant="passes", rounded=True),
+    "linear": System(name="ours int8, kernels", peer="ours", variant="linear", rounded=True),
+}
+
+
+def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """A model's bundles, without, with passes and with all, beside PyTorch, whose vectors theirs are compared with."""
+    model = cpu.MODELS[name]
+    made = harness.timed([sys.executable, str(Path(__file__).with_name("prepare.py")), model, str(folder)])
+    if made["code"]:
+        raise SystemExit(f"prepare.py ended with {made['code']}: {made['said'][-1000:]}")
+    for kernels, system in SYSTEMS.items():
+        options = Options(pooling="cls")
+        request = Request(model=model, target="cpu-int8", checkpoint=folder, kernels=kernels, options=options)  # type: ignore[arg-type]
+        export(request, folder / system.variant)
+    make_ready(REFERENCE, folder)
+    plans = workloads(Tokenizer.from_file(str(folder / "tokenizer.json")), scale=cpu.SCALE[name])
+    found = []
+    for threads in arguments.threads:
+        systems = [*SYSTEMS.values(), REFERENCE]
+        bench = Bench(name, folder, threads, arguments.rounds, len(systems), systems, REFERENCE, {})
+        bench.serve(plans)
+        found.append(
+            {
+                "model": model,
+                "threads": threads,
+                "export": {},
+                "startup_seconds": bench.start_up(),
+                "workloads": {plan.name: {fact: counted(plan)[fact] for fact in cpu.FACTS} for plan in plans},
+                "results": {**bench.results, **bench.memory},
+                **bench.errors,
+                "rounded": [system.name for system in systems if system.rounded],
+            }
+        )
+    return found
+
+
+def counted(plan: Workload) -> dict[str, Any]:
+    return {**asdict(plan), "texts": len(plan.texts)}
+
+
+def workloads(tokenizer: Tokenizer, *, scale: float) -> list[Workload]:
+    """A log-normal mix and single texts of 16, 128 and 512 tokens."""
+    rng = np.random.default_rng(0)
+    words = words_of(tokenizer)
+    single = {16: 60, 128: 40, 512: 12}
+    plain = [
+        ("mix", texts(rng, words, lognormal(rng, int(192 * scale))), False),
+        *[
+            (f"one {tokens}", texts(rng, words, [tokens] * max(6, int(count * scale))), True)
+            for tokens, count in single.items()
+        ],
+    ]
+    return measured(tokenizer, plain, max_tokens=512)
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    if not bge_kernels.library():
+        raise SystemExit("expected the operators of bge_kernels, found none: bench/run kernels.py builds them")
+    operators = [
+        compared(case, rows, threads) for threads in arguments.threads for rows in ROWS for case in cases(rows)
+    ]
+    record: dict[str, Any] = {"rounds": arguments.rounds, "operators": operators, "models": []}
+    for name in arguments.models.split(","):
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as temporary:
+            record["models"] += model_of(name, Path(temporary), arguments)
+        harness.write(arguments.out, {"machine": harness.machine(), **record})
+    return record
+
+
+def table(record: dict[str, Any]) -> str:
+    """The committed tables, from a results file."""
+    rows = [
+        [
+            one["op"],
+            one["rows"],
+            one["threads"],
+            *(f"{one['micros'][name]:.0f}" for name in ("others", "ours")),
+            f"{one['micros']['others'] / one['micros']['ours']:.2f}",
+            *(f"{one['errors'][name]:.0e}" for name in ("others", "ours")),
+        ]
+        for one in record["operators"]
+    ]
+    headers = ["operator", "rows", "threads", "replaced µs", "ours µs", "gain", "replaced's error", "our error"]
+    lines = ["### Operators\n", tabulate(rows, headers, "github", disable_numparse=True), ""]
+    lines += [line for model in record["models"] for line in [*model_table(model), *gains(model)]]
+    return "\n".join([*lines, harness.machine_line(record["machine"])])
+
+
+def gains(model: dict[str, Any]) -> list[str]:
+    """How much faster than standard operators, by workload."""
+    plain, *others = [system.name for system in SYSTEMS.values()]
+    medians = {
+        name: {system: statistics.median([sum(run) for run in runs]) for system, runs in model["results"][name].items()}
+        for name in model["workloads"]
+    }
+    rows = [[name, *(f"{by[plain] / by[other]:.2f}" for other in others)] for name, by in medians.items()]
+    return [tabulate(rows, ["times standard operators", *others], "github", disable_numparse=True), ""]
+
+
+def main() -> None:
+    parser = harness.new_parser(__doc__)
+    parser.add_argument("--models", default="small,base,large", help="comma-separated")
+    parser.add_argument("--threads", default=[1, 2], type=lambda text: [int(part) for part in cpu.listed(text)])
+    parser.add_argument("--rounds", type=int, default=5)
+    harness.main(parser, run, table, needs=[])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+#include "op.h"
+
+#include <algorithm>
+#include <utility>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#include "../dequantize_bias_gelu/op.h"
+#include "../vectors.h"
+
+namespace bge::BGE_ISA {
+
+namespace {
+
+// Sums of ROWS rows for COLUMNS of a panel's outputs: what the instruction set's registers hold. Loops over registers
+// are folds over constants: GCC 12 keeps arrays with a loop's index in memory.
+#if defined(__AVX2__)
+#if defined(__AVX512VNNI__)
+constexpr int ROWS = 6, COLUMNS = 64;
+using Register = __m512i;
+
+inline Register load_bytes(const int8_t* from) { return _mm512_loadu_si512(from); }
+inline Register repeat(int32_t four) { return _mm512_set1_epi32(four); }
+inline Register add_products(Register sum, Register bytes, Register weights) {
+  return _mm512_dpbusd_epi32(sum, bytes, weights);
+}
+inline void store_sums(int32_t* to, Register sum) { _mm512_storeu_si512(to, sum); }
+#else
+constexpr int ROWS = 3, COLUMNS = 16;
+using Register = __m256i;
+
+inline Register load_bytes(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
+inline Register repeat(int32_t four) { return _mm256_set1_epi32(four); }
+inline Register add_products(Register sum, Register bytes, Register weights) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, weights), _mm256_set1_epi16(1)));
+}
+inline void store_sums(int32_t* to, Register sum) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sum); }
+#endif
+
+constexpr int LANES = sizeof(Register) / sizeof(int32_t), PARTS = COLUMNS / LANES;
+
+template <size_t... Part>
+inline void add_row(Register* sums, const Register* columns, const uint8_t* four, std::index_sequence<Part...>) {
+  int32_t bits;
+  std::memcpy(&bits, four, sizeof bits);
+  const Register same = repeat(bits);
+  ((sums[Part] = add_products(sums[Part], same, columns[Part])), ...);
+}
+
+template <size_t... Row, size_t... Part>
+inline void tile_of_rows(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t quads, int32_t* sums,
+                         std::index_sequence<Row...>, std::index_sequence<Part...> parts) {
+  Register total[sizeof...(Row)][PARTS] = {};
+  for (int64_t quad = 0; quad < quads; ++quad, weight += PANEL * QUAD, bytes += QUAD) {
+    const Register columns[PARTS] = {load_bytes(weight + Part * sizeof(Register))...};
+    (add_row(total[Row], columns, bytes + Row * stride, parts), ...);
+  }
+  const auto store_row = [&](size_t row) { (store_sums(sums + row * COLUMNS + Part * LANES, total[row][Part]), ...); };
+  (store_row(Row), ...);
+}
+
+template <int COUNT>
+void tile(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t quads, int32_t* sums) {
+  tile_of_rows(bytes, stride, weight, quads, sums, std::make_index_sequence<COUNT>(), std::make_index_sequence<PARTS>());
+}
+#else
+constexpr int ROWS = 2, COLUMNS = 16;
+
+template <int COUNT>
+void tile(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t quads, int32_t* sums) {
+  std::fill(sums, sums + COUNT * COLUMNS, 0);
+  for (int64_t quad = 0; quad < quads; ++quad, weight += PANEL * QUAD)
+    for (int row = 0; row < COUNT; ++row) {
+      const uint8_t* four = bytes + row * stride + quad * QUAD;
+      for (int column = 0; column < COLUMNS; ++column)
+        for (int place = 0; place < QUAD; ++place)
+          sums[row * COLUMNS + column] += four[place] * weight[column * QUAD + place];
+    }
+}
+#endif
+
+using Tile = void(const uint8_t*, int64_t, const int8_t*, int64_t, int32_t*);
+
+template <int COUNT>
+Tile* tile_of(int64_t rows) {
+  if constexpr (COUNT == 1)
+    return tile<1>;
+  else
+    return rows >= COUNT ? tile<COUNT> : tile_of<COUNT - 1>(rows);
+}
+
+// Offsets, scales, bias and GELU for a row's sums of COLUMNS outputs from `output` on.
+inline void finish(const Int8Linear& op, const int32_t* sums, int64_t output, float step, float* y) {
+  for (int place = 0; place < COLUMNS; place += WIDTH) {
+    Ints sum, offset;
+    std::memcpy(&sum, sums + place, sizeof sum);
+    std::memcpy(&offset, op.offsets + output + place, sizeof offset);
+    const Floats product = __builtin_convertvector(sum - offset, Floats) * load(op.scales + output + place);
+    const Floats value = product * step + load(op.bias + output + place);
+    store(y + place, op.gelu ? gelu(value) : value);
+  }
+}
+
+// The same where only `count` of them are outputs.
+void finish_last(const Int8Linear& op, const int32_t* sums, int64_t output, float step, int64_t count, float* y) {
+  int32_t offsets[COLUMNS] = {};
+  float scales[COLUMNS] = {}, bias[COLUMNS] = {}, values[COLUMNS];
+  std::memcpy(offsets, op.offsets + output, count * sizeof(int32_t));
+  std::memcpy(scales, op.scales + output, count * sizeof(float));
+  std::memcpy(bias, op.bias + output, count * sizeof(float));
+  finish({nullptr, offsets, scales, bias, 0, 0, op.gelu}, sums, 0, step, values);
+  std::memcpy(y, values, count * sizeof(float));
+}
+
+}  // namespace
+
+void int8_linear(const Int8Linear& op, const uint8_t* bytes, const float* steps, int64_t rows, int64_t panel,
+                 float* y) {
+  const int64_t stride = op.quads * QUAD;
+  const int8_t* columns = op.weight + panel * op.quads * PANEL * QUAD;
+  int32_t sums[ROWS * COLUMNS];
+  for (int64_t column = 0; column < PANEL; column += COLUMNS) {
+    const int64_t output = panel * PANEL + column, count = std::min<int64_t>(COLUMNS, op.outputs - output);
+    if (count <= 0) break;
+    for (int64_t row = 0; row < rows; row += ROWS) {
+      const int64_t left = std::min<int64_t>(ROWS, rows - row);
+      tile_of<ROWS>(left)(bytes + row * stride, stride, columns + column * QUAD, op.quads, sums);
+      for (int64_t place = 0; place < left; ++place) {
+        float* to = y + (row + place) * op.outputs + output;
+        if (count == COLUMNS)
+          finish(op, sums + place * COLUMNS, output, steps[row + place], to);
+        else
+          finish_last(op, sums + place * COLUMNS, output, steps[row + place], count, to);
+      }
+    }
+  }
+}
+
+}  // namespace bge::BGE_ISA

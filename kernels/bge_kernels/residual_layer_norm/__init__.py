@@ -1,0 +1,1 @@
+"""One operator; see its README."""

@@ -1,0 +1,24 @@
+"""The libraries of custom operators that a bundle needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bge_kernels import NAME, library
+from bge_onnx.bundle import Bundle
+from bge_onnx.errors import BundleError
+
+
+def libraries(bundle: Bundle) -> list[Path]:
+    """Those to register with a session. Raises BundleError: one is not installed, or another version of it."""
+    if not bundle.kernels:
+        return []
+    built = library()
+    if built and bundle.kernels == (NAME,):
+        return [built]
+    found = NAME if built else "an installation without any"
+    raise BundleError(
+        f"{bundle.folder}: expected the operators {', '.join(bundle.kernels)} that it runs with, found {found}.\n"
+        "    Build them with `BGE_KERNELS=1 pip install --force-reinstall --no-deps --no-binary bge-onnx bge-onnx`, which\n"
+        "    takes a C++ compiler and ONNX Runtime's headers, or export the bundle again with --kernels none."
+    )
