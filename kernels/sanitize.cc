@@ -22,10 +22,11 @@ std::unique_ptr<T[]> array(int64_t size, int64_t least, int64_t most) {
 void run_rows(const bge::Functions& functions) {
   const int64_t rows = number(0, 20), width = number(1, 300), blocks = number(1, 12) * 64;
   const auto x = array<float>(rows * width, -1000, 1000), in_blocks = array<float>(rows * blocks, -1000, 1000);
-  const auto steps = array<float>(rows, 0, 3);
+  const auto steps = array<float>(rows, 0, 3), scratch = array<float>(blocks, 0, 0);
   const auto bytes = array<uint8_t>(rows * width, 0, 0), bytes_in_blocks = array<uint8_t>(rows * blocks, 0, 0);
-  functions.rotate_quantize({width, false, 109.0f, 110}, x.get(), rows, bytes.get(), steps.get());
-  functions.rotate_quantize({blocks, true, 109.0f, 110}, in_blocks.get(), rows, bytes_in_blocks.get(), steps.get());
+  functions.rotate_quantize({width, false, 109.0f, 110}, x.get(), rows, nullptr, bytes.get(), steps.get());
+  functions.rotate_quantize({blocks, true, 109.0f, 110}, in_blocks.get(), rows, scratch.get(),
+                            bytes_in_blocks.get(), steps.get());
   const auto vector = array<float>(width, -3, 3), y = array<float>(rows * width, 0, 0);
   for (const bool gelu : {false, true})
     functions.dequantize(x.get(), steps.get(), vector.get(), rows, width, gelu, y.get());
@@ -37,7 +38,8 @@ void run_linear(const bge::Functions& functions) {
   const int64_t panels = (outputs + bge::PANEL - 1) / bge::PANEL;
   const auto weight = array<int8_t>(panels * quads * bge::PANEL * bge::QUAD, -74, 74);
   const auto offsets = array<int32_t>(outputs, -100000, 100000);
-  const auto scales = array<float>(outputs, 0, 3), bias = array<float>(outputs, -3, 3), steps = array<float>(rows, 0, 3);
+  const auto scales = array<float>(outputs, 0, 3), bias = array<float>(outputs, -3, 3);
+  const auto steps = array<float>(rows, 0, 3);
   const auto bytes = array<uint8_t>(rows * quads * bge::QUAD, 1, 219);
   const auto y = array<float>(rows * outputs, 0, 0);
   for (const bool gelu : {false, true}) {

@@ -28,15 +28,16 @@ make_environment() {
 
 # Debian 13's package has the headers of ONNX Runtime 1.21; it is taken from the mirror that apt uses, and not installed.
 fetch_headers() {
-    local folder=$PWD/.onnxruntime-headers mirror
+    local folder=$PWD/.onnxruntime-headers mirror options
     if [ ! -d "$folder/usr" ]; then
-        mirror=$(apt-get indextargets --format '$(REPO_URI)' | awk '/debian\/?$/ && !found++') || return 1
-        mkdir -p "$folder"/{lists,cache/archives}/partial
+        mirror=$(apt-get indextargets --format '$(REPO_URI)' | awk '/debian\/?$/ && !found++')
+        [ -n "$mirror" ] || return 1
+        mkdir -p "$folder"/{lists,cache/archives}/partial || return 1
         echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$folder/sources.list"
-        local options=(-o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+        options=(-o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
             -o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache" -o APT::Sandbox::User=root)
-        apt-get "${options[@]}" -qq update
-        (cd "$folder" && apt-get "${options[@]}" -qq download libonnxruntime-dev && dpkg -x ./*.deb .)
+        apt-get "${options[@]}" -qq update || return 1
+        (cd "$folder" && apt-get "${options[@]}" -qq download libonnxruntime-dev && dpkg -x ./*.deb .) || return 1
     fi
     export BGE_ONNXRUNTIME_INCLUDE=$folder/usr/include/onnxruntime
 }
@@ -45,7 +46,7 @@ fetch_headers() {
 # names, the system's, or Debian's package, unpacked here.
 build_kernels() {
     if [ -z "${BGE_ONNXRUNTIME_INCLUDE:-}" ] && [ ! -d /usr/include/onnxruntime ]; then
-        fetch_headers || echo "no headers of ONNX Runtime could be fetched" >&2
+        fetch_headers || echo "no headers of ONNX Runtime could be fetched from a Debian mirror" >&2
     fi
     BGE_KERNELS=1 pip install --quiet --disable-pip-version-check --no-deps --editable . >&2
 }

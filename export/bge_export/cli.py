@@ -168,6 +168,7 @@ def run(
         raise click.UsageError(
             "--head-files and --tokenizer go with --random-weights; a checkpoint's folder holds its own"
         )
+    import bge_kernels
     from bge_export import calibrate
     from bge_export.checkpoint import Options
     from bge_export.export import export
@@ -194,6 +195,8 @@ def run(
         check=not no_check,
         options=options,
     )
+    if kernels == "auto" and not bge_kernels.library():
+        click.echo("no operators were built here (kernels/README.md): exporting without them", err=True)
     click.echo(f"exporting {model} for {target}", err=True)
     bundle = export(request, out, force=force, progress=sys.stderr.isatty())
     if bundle.parity:

@@ -22,8 +22,10 @@ from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGET
 from bge_export.models import MODELS
 from bge_export.request import Request, checkpoint_sha256, open_checkpoint
 from bge_export.weights import Weights
+from bge_kernels import library
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
 from bge_onnx.bundle import Parity
+from bge_onnx.kernels import libraries
 
 
 def export(request: Request, out: Path, *, force: bool = False, progress: bool = False) -> Bundle:
@@ -87,6 +89,8 @@ def _kernels(request: Request, target: Target) -> Kernels | None:
         return best_kernels() if target.kernels else None
     if request.kernels and not target.kernels:
         raise InputError("kernels: expected none for all but the target cpu-int8 of a BERT or XLM-R, found some.")
+    if request.kernels and request.check and not library():
+        raise InputError("kernels: expected operators that were built here, found none.\n    See kernels/README.md.")
     return request.kernels
 
 
@@ -161,6 +165,7 @@ def check_bundle(
         )
     target = TARGETS[bundle.model_type][bundle.target]
     check.require_provider(target)
+    libraries(bundle)
     request = Request(
         model=bundle.model,
         target=bundle.target,

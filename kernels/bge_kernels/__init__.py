@@ -21,4 +21,5 @@ NAME = f"{DOMAIN} {VERSION}"
 def library() -> Path | None:
     """The library that ONNX Runtime loads; None where it was not built."""
     found = importlib.util.find_spec("bge_kernels.library")
-    return Path(found.origin) if found and found.origin else None
+    path = Path(found.origin) if found and found.origin else None
+    return path if path and path.is_file() else None  # an editable installation remembers one that is gone

@@ -25,7 +25,8 @@ std::vector<const Functions*> supported() {
   std::vector<const Functions*> found;
 #if defined(BGE_X86)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512vnni"))
     found.push_back(&avx512_vnni::FUNCTIONS);
   if (__builtin_cpu_supports("avx2")) found.push_back(&avx2::FUNCTIONS);
 #endif

@@ -20,8 +20,8 @@ constexpr auto FLOAT = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr auto UINT8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 constexpr auto INT8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 constexpr auto INT32 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-constexpr int64_t ROWS_OF_A_TASK = 16;     // of a pass over rows; less is not worth another thread
-constexpr int64_t ROWS_OF_A_PANEL = 192;   // of products: the panel's weights are read again for more
+constexpr int64_t ROWS_OF_A_TASK = 16;    // of a pass over rows; less is not worth another thread
+constexpr int64_t ROWS_OF_A_PANEL = 192;  // of products: for more, the panel's weights are read again
 
 std::string text_of(const Shape& shape) {
   std::ostringstream text;
@@ -31,18 +31,38 @@ std::string text_of(const Shape& shape) {
   return text.str();
 }
 
-void expect(bool right, const char* op, const std::string& wanted, const std::string& found) {
-  if (!right)
-    throw Ort::Exception(std::string(op) + ": expected " + wanted + ", found " + found, ORT_INVALID_ARGUMENT);
+[[noreturn]] void refuse(const char* op, const std::string& wanted, const std::string& found) {
+  throw Ort::Exception(std::string(op) + ": expected " + wanted + ", found " + found, ORT_INVALID_ARGUMENT);
 }
 
 Shape shape_of(const Ort::ConstValue& value) { return value.GetTensorTypeAndShapeInfo().GetShape(); }
+
+// The shape (..., `axis`) of the first input.
+Shape rows_shape(const Ort::KernelContext& context, const char* op, const char* named) {
+  Shape shape = shape_of(context.GetInput(0));
+  if (shape.empty()) refuse(op, named, text_of(shape));
+  return shape;
+}
+
+// Throws where an input has another shape.
+void require(const Ort::KernelContext& context, size_t place, const char* op, const char* name, const Shape& wanted) {
+  const Shape found = shape_of(context.GetInput(place));
+  if (found != wanted) refuse(op, std::string(name) + " " + text_of(wanted), text_of(found));
+}
+
+// (..., 1) of (..., N).
+Shape one_a_row(Shape shape) {
+  shape.back() = 1;
+  return shape;
+}
 
 int64_t rows_of(const Shape& shape) {
   return std::accumulate(shape.begin(), shape.end() - 1, int64_t{1}, [](int64_t a, int64_t b) { return a * b; });
 }
 
-// Calls `task` with ranges of rows, on ONNX Runtime's threads.
+int64_t parts_of(int64_t rows, int64_t at_once) { return (rows + at_once - 1) / at_once; }
+
+// Calls `task` with ranges of rows, on ONNX Runtime's threads. It must not throw: they are C.
 template <typename Task>
 void for_rows(const Ort::KernelContext& context, int64_t rows, int64_t at_once, const Task& task) {
   struct Shared {
@@ -54,7 +74,7 @@ void for_rows(const Ort::KernelContext& context, int64_t rows, int64_t at_once, 
     const int64_t first = static_cast<int64_t>(number) * at_once;
     task(first, std::min(at_once, rows - first));
   };
-  const size_t parts = (rows + at_once - 1) / at_once;
+  const int64_t parts = parts_of(rows, at_once);
   if (parts == 1)
     part(&shared, 0);
   else if (parts)
@@ -78,6 +98,8 @@ struct WithStatus {
 
 template <typename Op, typename Kernel>
 struct Operator : Ort::CustomOpBase<Op, Kernel, true> {
+  Operator() { this->start_ver_ = this->end_ver_ = BGE_KERNELS_VERSION; }
+
   OrtStatusPtr CreateKernelV2(const OrtApi&, const OrtKernelInfo* info, void** kernel) const {
     try {
       *kernel = new Kernel(Ort::ConstKernelInfo(info));
@@ -88,7 +110,7 @@ struct Operator : Ort::CustomOpBase<Op, Kernel, true> {
       return Ort::Status(error.what(), ORT_INVALID_GRAPH).release();
     }
   }
-  const char* GetName() const { return Op::NAME; }
+  const char* GetName() const { return Kernel::NAME; }
   const char* GetExecutionProviderType() const { return "CPUExecutionProvider"; }
   size_t GetInputTypeCount() const { return std::size(Op::INPUTS); }
   size_t GetOutputTypeCount() const { return std::size(Op::OUTPUTS); }
@@ -98,6 +120,7 @@ struct Operator : Ort::CustomOpBase<Op, Kernel, true> {
 
 struct RotateQuantizeKernel : WithStatus<RotateQuantizeKernel> {
   static constexpr const char* NAME = "RotateQuantize";
+  static constexpr int64_t BLOCK = 64;
   bool rotated;
   float levels;
   int zero;
@@ -106,31 +129,28 @@ struct RotateQuantizeKernel : WithStatus<RotateQuantizeKernel> {
       : rotated(info.GetAttribute<int64_t>("rotated") != 0),
         levels(info.GetAttribute<float>("levels")),
         zero(static_cast<int>(info.GetAttribute<int64_t>("zero"))) {
-    expect(levels > 0 && zero - levels >= 0 && zero + levels <= 255, NAME, "zero - levels and zero + levels in 0 to 255",
-           std::to_string(zero) + " and " + std::to_string(levels));
+    if (!(levels > 0 && zero - levels >= 0 && zero + levels <= 255))
+      refuse(NAME, "levels above 0, zero - levels and zero + levels in 0 to 255",
+             "zero " + std::to_string(zero) + ", levels " + std::to_string(levels));
   }
 
   void compute(const Ort::KernelContext& context) const {
-    const auto x = context.GetInput(0);
-    Shape shape = shape_of(x);
-    expect(!shape.empty() && (!rotated || shape.back() % 64 == 0), NAME, "x (..., K) with K a multiple of 64",
-           text_of(shape));
+    const Shape shape = rows_shape(context, NAME, "x (..., K)");
+    if (rotated && shape.back() % BLOCK) refuse(NAME, "x (..., K) with K a multiple of 64", text_of(shape));
     const int64_t width = shape.back(), rows = rows_of(shape);
-    auto bytes = context.GetOutput(0, shape);
-    shape.back() = 1;
-    auto steps = context.GetOutput(1, shape);
     const bge::RotateQuantize op{width, rotated, levels, zero};
-    const float* from = x.GetTensorData<float>();
-    auto* to = bytes.GetTensorMutableData<uint8_t>();
-    auto* scale = steps.GetTensorMutableData<float>();
+    const float* x = context.GetInput(0).GetTensorData<float>();
+    auto* bytes = context.GetOutput(0, shape).GetTensorMutableData<uint8_t>();
+    auto* steps = context.GetOutput(1, one_a_row(shape)).GetTensorMutableData<float>();
+    std::vector<float> scratch(rotated ? parts_of(rows, ROWS_OF_A_TASK) * width : 0);
     for_rows(context, rows, ROWS_OF_A_TASK, [&](int64_t first, int64_t count) {
-      bge::functions().rotate_quantize(op, from + first * width, count, to + first * width, scale + first);
+      float* own = rotated ? &scratch[first / ROWS_OF_A_TASK * width] : nullptr;
+      bge::functions().rotate_quantize(op, x + first * width, count, own, bytes + first * width, steps + first);
     });
   }
 };
 
 struct RotateQuantize : Operator<RotateQuantize, RotateQuantizeKernel> {
-  static constexpr const char* NAME = RotateQuantizeKernel::NAME;
   static constexpr ONNXTensorElementDataType INPUTS[] = {FLOAT}, OUTPUTS[] = {UINT8, FLOAT};
 };
 
@@ -141,25 +161,21 @@ struct DequantizeBiasGeluKernel : WithStatus<DequantizeBiasGeluKernel> {
   explicit DequantizeBiasGeluKernel(const Ort::ConstKernelInfo& info) : gelu(info.GetAttribute<int64_t>("gelu") != 0) {}
 
   void compute(const Ort::KernelContext& context) const {
-    const auto sums = context.GetInput(0), steps = context.GetInput(1), bias = context.GetInput(2);
-    const Shape shape = shape_of(sums);
-    expect(!shape.empty(), NAME, "sums (..., N)", text_of(shape));
-    const int64_t width = shape.back(), rows = rows_of(shape);
-    Shape step_shape = shape;
-    step_shape.back() = 1;
-    expect(shape_of(steps) == step_shape, NAME, "steps " + text_of(step_shape), text_of(shape_of(steps)));
-    expect(shape_of(bias) == Shape{width}, NAME, "bias " + text_of({width}), text_of(shape_of(bias)));
-    const float *from = sums.GetTensorData<float>(), *step = steps.GetTensorData<float>();
-    const float* shift = bias.GetTensorData<float>();
+    const Shape shape = rows_shape(context, NAME, "sums (..., N)");
+    const int64_t width = shape.back();
+    require(context, 1, NAME, "steps", one_a_row(shape));
+    require(context, 2, NAME, "bias", {width});
+    const float* sums = context.GetInput(0).GetTensorData<float>();
+    const float* steps = context.GetInput(1).GetTensorData<float>();
+    const float* bias = context.GetInput(2).GetTensorData<float>();
     float* y = context.GetOutput(0, shape).GetTensorMutableData<float>();
-    for_rows(context, rows, ROWS_OF_A_TASK, [&](int64_t first, int64_t count) {
-      bge::functions().dequantize(from + first * width, step + first, shift, count, width, gelu, y + first * width);
+    for_rows(context, rows_of(shape), ROWS_OF_A_TASK, [&](int64_t first, int64_t count) {
+      bge::functions().dequantize(sums + first * width, steps + first, bias, count, width, gelu, y + first * width);
     });
   }
 };
 
 struct DequantizeBiasGelu : Operator<DequantizeBiasGelu, DequantizeBiasGeluKernel> {
-  static constexpr const char* NAME = DequantizeBiasGeluKernel::NAME;
   static constexpr ONNXTensorElementDataType INPUTS[] = {FLOAT, FLOAT, FLOAT}, OUTPUTS[] = {FLOAT};
 };
 
@@ -170,29 +186,24 @@ struct ResidualLayerNormKernel : WithStatus<ResidualLayerNormKernel> {
   explicit ResidualLayerNormKernel(const Ort::ConstKernelInfo& info) : epsilon(info.GetAttribute<float>("epsilon")) {}
 
   void compute(const Ort::KernelContext& context) const {
-    const auto x = context.GetInput(0), residual = context.GetInput(1);
-    const Shape shape = shape_of(x);
-    expect(!shape.empty(), NAME, "x (..., D)", text_of(shape));
-    expect(shape_of(residual) == shape, NAME, "residual " + text_of(shape), text_of(shape_of(residual)));
-    const int64_t width = shape.back();
-    for (size_t place : {2, 3}) {
-      const Shape found = shape_of(context.GetInput(place));
-      expect(found == Shape{width}, NAME, std::string(place == 2 ? "scale " : "bias ") + text_of({width}), text_of(found));
-    }
-    const float *from = x.GetTensorData<float>(), *other = residual.GetTensorData<float>();
+    const Shape shape = rows_shape(context, NAME, "x (..., D)");
+    const bge::ResidualLayerNorm op{shape.back(), epsilon};
+    require(context, 1, NAME, "residual", shape);
+    require(context, 2, NAME, "scale", {op.width});
+    require(context, 3, NAME, "bias", {op.width});
+    const float* x = context.GetInput(0).GetTensorData<float>();
+    const float* residual = context.GetInput(1).GetTensorData<float>();
     const float* scale = context.GetInput(2).GetTensorData<float>();
     const float* bias = context.GetInput(3).GetTensorData<float>();
     float* y = context.GetOutput(0, shape).GetTensorMutableData<float>();
-    const bge::ResidualLayerNorm op{width, epsilon};
     for_rows(context, rows_of(shape), ROWS_OF_A_TASK, [&](int64_t first, int64_t count) {
-      const int64_t place = first * width;
-      bge::functions().residual_layer_norm(op, from + place, other + place, scale, bias, count, y + place);
+      const int64_t place = first * op.width;
+      bge::functions().residual_layer_norm(op, x + place, residual + place, scale, bias, count, y + place);
     });
   }
 };
 
 struct ResidualLayerNorm : Operator<ResidualLayerNorm, ResidualLayerNormKernel> {
-  static constexpr const char* NAME = ResidualLayerNormKernel::NAME;
   static constexpr ONNXTensorElementDataType INPUTS[] = {FLOAT, FLOAT, FLOAT, FLOAT}, OUTPUTS[] = {FLOAT};
 };
 
@@ -203,86 +214,82 @@ struct Int8LinearKernel : WithStatus<Int8LinearKernel> {
   explicit Int8LinearKernel(const Ort::ConstKernelInfo& info) : gelu(info.GetAttribute<int64_t>("gelu") != 0) {}
 
   void compute(const Ort::KernelContext& context) const {
-    const auto bytes = context.GetInput(0), steps = context.GetInput(1), weight = context.GetInput(2);
-    Shape shape = shape_of(bytes);
-    expect(!shape.empty(), NAME, "bytes (..., K)", text_of(shape));
-    const int64_t inputs = shape.back(), rows = rows_of(shape), quads = (inputs + bge::QUAD - 1) / bge::QUAD;
-    Shape step_shape = shape;
-    step_shape.back() = 1;
-    expect(shape_of(steps) == step_shape, NAME, "steps " + text_of(step_shape), text_of(shape_of(steps)));
-    const Shape bias_shape = shape_of(context.GetInput(5));
-    expect(bias_shape.size() == 1, NAME, "bias (N)", text_of(bias_shape));
-    const int64_t outputs = bias_shape[0], panels = (outputs + bge::PANEL - 1) / bge::PANEL;
-    const Shape packed{panels, quads, bge::PANEL, bge::QUAD};
-    expect(shape_of(weight) == packed, NAME, "weight " + text_of(packed), text_of(shape_of(weight)));
-    for (size_t place : {3, 4}) {
-      const Shape found = shape_of(context.GetInput(place));
-      expect(found == bias_shape, NAME, (place == 3 ? "offsets " : "scales ") + text_of(bias_shape), text_of(found));
-    }
-    const bge::Int8Linear op{weight.GetTensorData<int8_t>(),
+    Shape shape = rows_shape(context, NAME, "bytes (..., K)");
+    const int64_t inputs = shape.back(), rows = rows_of(shape), quads = parts_of(inputs, bge::QUAD);
+    require(context, 1, NAME, "steps", one_a_row(shape));
+    const Shape by_output = shape_of(context.GetInput(5));
+    if (by_output.size() != 1) refuse(NAME, "bias (N)", text_of(by_output));
+    const int64_t outputs = by_output[0], panels = parts_of(outputs, bge::PANEL);
+    require(context, 2, NAME, "weight", {panels, quads, bge::PANEL, bge::QUAD});
+    require(context, 3, NAME, "offsets", by_output);
+    require(context, 4, NAME, "scales", by_output);
+    const bge::Int8Linear op{context.GetInput(2).GetTensorData<int8_t>(),
                              context.GetInput(3).GetTensorData<int32_t>(),
                              context.GetInput(4).GetTensorData<float>(),
                              context.GetInput(5).GetTensorData<float>(),
                              quads, outputs, gelu};
+    std::vector<uint8_t> copied;
+    const uint8_t* bytes = context.GetInput(0).GetTensorData<uint8_t>();
+    if (quads * bge::QUAD != inputs) {  // rows of whole quads
+      copied.resize(rows * quads * bge::QUAD);
+      for (int64_t row = 0; row < rows; ++row)
+        std::memcpy(&copied[row * quads * bge::QUAD], bytes + row * inputs, inputs);
+      bytes = copied.data();
+    }
     shape.back() = outputs;
-    run(context, op, in_quads(bytes.GetTensorData<uint8_t>(), rows, inputs, quads * bge::QUAD), rows, panels,
-        steps.GetTensorData<float>(), context.GetOutput(0, shape).GetTensorMutableData<float>());
+    run(context, op, bytes, rows, context.GetOutput(0, shape).GetTensorMutableData<float>());
   }
 
  private:
-  // The rows with a stride of whole quads: as they are, or copied.
-  struct Rows {
-    const uint8_t* values;
-    std::vector<uint8_t> copied;
-  };
-
-  static Rows in_quads(const uint8_t* bytes, int64_t rows, int64_t inputs, int64_t stride) {
-    if (stride == inputs) return {bytes, {}};
-    Rows found{nullptr, std::vector<uint8_t>(rows * stride)};
-    for (int64_t row = 0; row < rows; ++row) std::memcpy(&found.copied[row * stride], bytes + row * inputs, inputs);
-    found.values = found.copied.data();
-    return found;
-  }
-
-  static void run(const Ort::KernelContext& context, const bge::Int8Linear& op, const Rows& bytes, int64_t rows,
-                  int64_t panels, const float* steps, float* y) {
-    const int64_t chunks = (rows + ROWS_OF_A_PANEL - 1) / ROWS_OF_A_PANEL;
+  static void run(const Ort::KernelContext& context, const bge::Int8Linear& op, const uint8_t* bytes, int64_t rows,
+                  float* y) {
+    const float* steps = context.GetInput(1).GetTensorData<float>();
+    const int64_t chunks = parts_of(rows, ROWS_OF_A_PANEL), panels = parts_of(op.outputs, bge::PANEL);
     for_rows(context, chunks * panels, 1, [&](int64_t task, int64_t) {
       const int64_t panel = task / chunks, first = task % chunks * ROWS_OF_A_PANEL;
-      bge::functions().int8_linear(op, bytes.values + first * op.quads * bge::QUAD, steps + first,
+      bge::functions().int8_linear(op, bytes + first * op.quads * bge::QUAD, steps + first,
                                    std::min(ROWS_OF_A_PANEL, rows - first), panel, y + first * op.outputs);
     });
   }
 };
 
 struct Int8Linear : Operator<Int8Linear, Int8LinearKernel> {
-  static constexpr const char* NAME = Int8LinearKernel::NAME;
   static constexpr ONNXTensorElementDataType INPUTS[] = {UINT8, FLOAT, INT8, INT32, FLOAT, FLOAT}, OUTPUTS[] = {FLOAT};
 };
 
-}  // namespace
-
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
-  const OrtApi* api = base->GetApi(ORT_API_VERSION);
-  if (!api) return base->GetApi(1)->CreateStatus(ORT_FAIL, "bge_kernels: this ONNX Runtime is older than its headers");
-  Ort::InitApi(api);
+// Made once: sessions keep pointers to it.
+const Ort::CustomOpDomain& domain() {
   static const RotateQuantize rotate_quantize;
   static const DequantizeBiasGelu dequantize_bias_gelu;
   static const ResidualLayerNorm residual_layer_norm;
   static const Int8Linear int8_linear;
-  static Ort::CustomOpDomain domain("bge_kernels");
-  static const bool filled = [] {
-    for (const OrtCustomOp* op : std::initializer_list<const OrtCustomOp*>{&rotate_quantize, &dequantize_bias_gelu,
-                                                                            &residual_layer_norm, &int8_linear})
-      domain.Add(op);
-    return true;
+  static const Ort::CustomOpDomain domain = [] {
+    Ort::CustomOpDomain made("bge_kernels");
+    made.Add(&rotate_quantize);
+    made.Add(&dequantize_bias_gelu);
+    made.Add(&residual_layer_norm);
+    made.Add(&int8_linear);
+    return made;
   }();
-  (void)filled;
+  return domain;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
+RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
+  const OrtApi* api = base->GetApi(ORT_API_VERSION);
+  if (!api) {
+    const std::string text = "bge_kernels: expected ONNX Runtime 1." + std::to_string(ORT_API_VERSION) +
+                             " or newer, whose headers it was built with, found " + base->GetVersionString();
+    return base->GetApi(1)->CreateStatus(ORT_FAIL, text.c_str());
+  }
+  Ort::InitApi(api);
   try {
     bge::functions();
-    Ort::UnownedSessionOptions(options).Add(domain);
+    Ort::UnownedSessionOptions(options).Add(domain());
+    return nullptr;
   } catch (const std::exception& error) {
     return api->CreateStatus(ORT_FAIL, error.what());
   }
-  return nullptr;
 }

@@ -8,19 +8,16 @@
 
 namespace bge {
 
-// One number per instruction set that a file is compiled for; see dispatch.h.
+// A file is compiled once for each instruction set, into a namespace of its own: CMakeLists.txt names it.
+namespace BGE_ISA {
+
 #if defined(__AVX512VNNI__)
-#define BGE_ISA avx512_vnni
 constexpr int WIDTH = 16;
 #elif defined(__AVX2__)
-#define BGE_ISA avx2
 constexpr int WIDTH = 8;
 #else
-#define BGE_ISA baseline
 constexpr int WIDTH = 4;
 #endif
-
-namespace BGE_ISA {
 
 typedef float Floats __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
@@ -34,13 +31,15 @@ inline Floats load(const float* from) {
 
 inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
-inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+// NaN where either is: a row with one must not give a vector.
+inline Floats larger(Floats a, Floats b) { return ((a > b) | (a != a)) ? a : b; }
+inline float larger(float a, float b) { return a > b || a != a ? a : b; }
 
 inline Floats size_of(Floats values) { return (Floats)((Ints)values & 0x7fffffff); }
 
 inline float largest_of(Floats values) {
   float largest = values[0];
-  for (int lane = 1; lane < WIDTH; ++lane) largest = values[lane] > largest ? values[lane] : largest;
+  for (int lane = 1; lane < WIDTH; ++lane) largest = larger(values[lane], largest);
   return largest;
 }
 
@@ -49,7 +48,6 @@ struct Sum {
   static constexpr int LANES = 16;
   Floats parts[LANES / WIDTH] = {};
 
-  // Adds up to sixteen values from `from` on; those past `count` count as zero.
   void add(const float* lanes) {
     for (int part = 0; part < LANES / WIDTH; ++part) parts[part] += load(lanes + part * WIDTH);
   }

@@ -19,6 +19,6 @@ def libraries(bundle: Bundle) -> list[Path]:
     found = NAME if built else "an installation without any"
     raise BundleError(
         f"{bundle.folder}: expected the operators {', '.join(bundle.kernels)} that it runs with, found {found}.\n"
-        "    Build them with `BGE_KERNELS=1 pip install --force-reinstall --no-deps --no-binary bge-onnx bge-onnx`, which\n"
-        "    takes a C++ compiler and ONNX Runtime's headers, or export the bundle again with --kernels none."
+        "    Build them with a C++ compiler and ONNX Runtime's headers, or export again with --kernels none:\n"
+        "    BGE_KERNELS=1 pip install --force-reinstall --no-deps --no-cache-dir --no-binary bge-onnx bge-onnx"
     )

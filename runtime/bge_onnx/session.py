@@ -211,6 +211,7 @@ def _spread(batches: Iterable[Batch], run: Run, *, workers: int) -> Iterator[tup
 
 def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int | None) -> ort.InferenceSession:
     _check_provider(bundle, ort.get_available_providers())
+    operators = libraries(bundle)
     options = ort.SessionOptions()
     options.intra_op_num_threads = intra_op_threads
     options.inter_op_num_threads = 1
@@ -219,8 +220,6 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int
     # which costs 8 % of a layer on the CPU.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
-    for library in libraries(bundle):
-        options.register_custom_ops_library(str(library))
     provider: str | tuple[str, dict[str, str]] = bundle.provider
     if bundle.provider == CUDA:
         with contextlib.redirect_stdout(sys.stderr):  # CUDA's libraries from NVIDIA's packages; it prints
@@ -228,6 +227,8 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
         provider = (CUDA, provider_options(bundle, device, device_memory))
     try:
+        for library in operators:
+            options.register_custom_ops_library(str(library))
         session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[provider], enable_fallback=0)
     except Exception as error:  # onnxruntime's exceptions have no common class but Exception
         if bundle.provider == CUDA and says(error, OUT_OF_MEMORY):

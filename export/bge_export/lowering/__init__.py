@@ -9,6 +9,7 @@ from typing import Literal
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+import bge_kernels
 from bge_export.ops import DOMAIN, MODULE
 from bge_export.weights import Rounding
 
@@ -45,7 +46,7 @@ def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:
             fused.name = node.name
             fused.metadata_props.update(node.metadata_props)
             ir.convenience.replace_nodes_and_values(model.graph, node, [node], [fused], node.outputs, fused.outputs)
-            model.graph.opset_imports.setdefault(fused.domain, 1)
+            import_domain(model.graph, fused.domain)
             count += 1
     common.InlinePass()(model)
     common.RemoveUnusedNodesPass()(model)
@@ -54,6 +55,11 @@ def lower(model: ir.Model, swaps: Mapping[str, Swap]) -> int:
     common.RemoveUnusedOpsetsPass()(model)
     _name_nodes(model.graph)
     return count
+
+
+def import_domain(graph: ir.Graph, domain: str) -> None:
+    """Let the graph have operators of a domain, in the version that there is."""
+    graph.opset_imports.setdefault(domain, bge_kernels.VERSION if domain == bge_kernels.DOMAIN else 1)
 
 
 def _drop_unused_inputs(graph: ir.Graph) -> None:

@@ -35,7 +35,7 @@ from bge_export.int8 import (
     quantize,
     rotate,
 )
-from bge_export.lowering import Lowering, cpu_fp32, cpu_nbits
+from bge_export.lowering import Lowering, cpu_fp32, cpu_nbits, import_domain
 from bge_export.lowering.initializers import add, add_together
 from bge_export.ops import MODULE
 from bge_export.weights import Array
@@ -153,10 +153,10 @@ def _rows(call: ir.Node, x: ir.Value, rotated: int) -> tuple[ir.Value, ir.Value]
 
 def insert(call: ir.Node, node: ir.Node) -> Sequence[ir.Value]:
     """Put a node in front of `call`, for the same module; its outputs."""
-    assert call.graph is not None
+    assert isinstance(call.graph, ir.Graph)
     node.metadata_props.update(call.metadata_props)
     call.graph.insert_before(call, node)
-    call.graph.opset_imports.setdefault(node.domain, 1)
+    import_domain(call.graph, node.domain)
     return node.outputs
 
 

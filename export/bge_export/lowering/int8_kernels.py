@@ -1,4 +1,4 @@
-"""Encoders' `cpu-int8` with the operators of `bge_kernels`: the same bytes and integers, fewer passes over memory.
+"""Encoders' `cpu-int8` with the operators of `bge_kernels`: the same weights, fewer passes over memory.
 
 Linear layers without GELU are the same bits as those of `cpu_int8`'s standard operators, given the same rows; those are
 rotated and summed in another order, and rounded with a reciprocal where standard operators divide.
@@ -89,8 +89,11 @@ def _packed(call: ir.Node, quantizer: cpu_int8.Quantizer, linear: Linear) -> lis
 
 
 def gelu(call: ir.Node) -> ir.Node:
-    """Nothing more: the linear layer in front has it."""
-    return ir.node("Identity", call.inputs)
+    """Nothing more where the linear layer in front has it."""
+    x = call.inputs[0]
+    linear = x.producer() if x else None
+    fused = linear is not None and linear.domain == DOMAIN and linear.attributes["gelu"].as_int()
+    return ir.node("Identity", call.inputs) if fused else call
 
 
 def layer_norm(call: ir.Node) -> ir.Node:
@@ -107,7 +110,7 @@ def layer_norm(call: ir.Node) -> ir.Node:
 def _rows(call: ir.Node, x: ir.Value, *, rotated: bool) -> tuple[ir.Value, ir.Value]:
     """Bytes and steps of `x`, made once for all layers that read it."""
     for user, _ in x.uses():
-        if user.op_type == "RotateQuantize":
+        if user.op_type == "RotateQuantize" and user.attributes["rotated"].as_int() == rotated:
             return user.outputs[0], user.outputs[1]
     attributes = {"rotated": int(rotated), "levels": float(LEVELS), "zero": ZERO}
     bytes_, steps = cpu_int8.insert(call, ir.node("RotateQuantize", [x], attributes, domain=DOMAIN, num_outputs=2))

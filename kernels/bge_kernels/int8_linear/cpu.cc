@@ -63,7 +63,8 @@ inline void tile_of_rows(const uint8_t* bytes, int64_t stride, const int8_t* wei
 
 template <int COUNT>
 void tile(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t quads, int32_t* sums) {
-  tile_of_rows(bytes, stride, weight, quads, sums, std::make_index_sequence<COUNT>(), std::make_index_sequence<PARTS>());
+  tile_of_rows(bytes, stride, weight, quads, sums, std::make_index_sequence<COUNT>(),
+               std::make_index_sequence<PARTS>());
 }
 #else
 constexpr int ROWS = 2, COLUMNS = 16;

@@ -9,7 +9,7 @@
 //
 // The weight is stored as the products read it, so that it stays in the file's mapped pages, which all sessions and
 // processes share. A task computes a panel for some rows: the panel, 64 K bytes, stays in the second-level cache while
-// tiles of rows pass it, each tile's sums stay in registers. Reads K N bytes of weights once for all rows.
+// tiles of rows pass it, each tile's sums stay in registers. Reads K N bytes of weights once for 192 rows.
 // Bound: for many rows the byte products (64 a cycle with AVX512-VNNI's vpdpbusd, 32 with AVX2's vpmaddubsw and
 // vpmaddwd); for few, reading the weights.
 //
@@ -34,7 +34,7 @@ struct Int8Linear {
 };
 
 // Panel `panel` of the outputs of `rows` rows; bytes has a stride of K rounded up to QUAD, y one of N.
-using Int8LinearPanel = void(const Int8Linear& op, const uint8_t* bytes, const float* steps, int64_t rows, int64_t panel,
-                             float* y);
+using Int8LinearPanel = void(const Int8Linear& op, const uint8_t* bytes, const float* steps, int64_t rows,
+                             int64_t panel, float* y);
 
 }  // namespace bge

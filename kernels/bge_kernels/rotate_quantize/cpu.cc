@@ -1,7 +1,5 @@
 #include "op.h"
 
-#include <vector>
-
 #include "../vectors.h"
 
 namespace bge::BGE_ISA {
@@ -60,10 +58,9 @@ float largest_size(const float* row, int64_t width) {
   for (; place + WIDTH <= width; place += WIDTH) largest = larger(largest, size_of(load(row + place)));
   float found = largest_of(largest);
   for (; place < width; ++place) {
-    const float size = row[place] < 0 ? -row[place] : row[place];
-    found = size > found ? size : found;
+    found = larger(row[place] < 0 ? -row[place] : row[place], found);
   }
-  return found > TINY ? found : TINY;
+  return larger(found, TINY);
 }
 
 void round_row(const float* row, int64_t width, float per_step, int zero, uint8_t* bytes) {
@@ -83,13 +80,13 @@ void round_row(const float* row, int64_t width, float per_step, int zero, uint8_
 
 }  // namespace
 
-void rotate_quantize(const RotateQuantize& op, const float* x, int64_t rows, uint8_t* bytes, float* steps) {
-  std::vector<float> rotated(op.rotated ? op.width : 0);
+void rotate_quantize(const RotateQuantize& op, const float* x, int64_t rows, float* scratch, uint8_t* bytes,
+                     float* steps) {
   for (int64_t row = 0; row < rows; ++row, x += op.width, bytes += op.width) {
     const float* values = x;
     if (op.rotated) {
-      for (int64_t block = 0; block < op.width; block += BLOCK) rotate_block(x + block, rotated.data() + block);
-      values = rotated.data();
+      for (int64_t block = 0; block < op.width; block += BLOCK) rotate_block(x + block, scratch + block);
+      values = scratch;
     }
     const float largest = largest_size(values, op.width);
     steps[row] = largest / op.levels;

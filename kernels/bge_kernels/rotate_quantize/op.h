@@ -5,7 +5,7 @@
 // steps   (R) float32, m / levels, with m = max(|y|, 1e-30) over the row
 //
 // Reads 4 K bytes a row and writes K; a row stays in the first-level cache between its maximum and its rounding.
-// Bound: additions of the transform, 6 K a row, and one pass over memory instead of the nine of ONNX's operators.
+// Bound: additions of the transform, 6 K a row, and one pass over memory.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,8 @@ struct RotateQuantize {
   int zero;
 };
 
-using RotateQuantizeRows = void(const RotateQuantize& op, const float* x, int64_t rows, uint8_t* bytes, float* steps);
+// `scratch` has room for a rotated row; nothing where rows are not rotated.
+using RotateQuantizeRows = void(const RotateQuantize& op, const float* x, int64_t rows, float* scratch, uint8_t* bytes,
+                                float* steps);
 
 }  // namespace bge
