@@ -80,7 +80,8 @@ def test_a_bundle_without_its_kernels_is_refused(tiny_bundle, tmp_path, monkeypa
     shutil.copytree(tiny_bundle, folder)
     edit_json(folder / "bundle.json", kernels=kernels)
     monkeypatch.setattr(kernels_module, "library", lambda: library)
-    with pytest.raises(BundleError, match=rf"expected the operators {kernels[0]}.* found {found}.*\n.*\n.*BGE_KERNELS=1"):
+    message = rf"expected the operators {kernels[0]}.* found {found}.*\n.*\n.*BGE_KERNELS=1"
+    with pytest.raises(BundleError, match=message):
         Embedder.open(folder)
 
 
