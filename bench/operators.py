@@ -1,4 +1,4 @@
-"""Single operators of bge_kernels beside the nodes they replace, at the shapes of bge-base; see `kernels.py`."""
+"""Single operators of bge_kernels beside the nodes they replace, at the shapes of bge-base; see `int8_kernels.py`."""
 
 from __future__ import annotations
 

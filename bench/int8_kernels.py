@@ -1,11 +1,12 @@
 """The operators of bge_kernels beside what they replace, one by one and in whole models of eight bits.
 
-    bench/run kernels.py --out bench/results/kernels.json
-    bench/run kernels.py --models base --threads 1
-    bench/run kernels.py --print bench/results/kernels.json
+    bench/run int8_kernels.py --out bench/results/kernels.json
+    bench/run int8_kernels.py --models base --threads 1
+    bench/run int8_kernels.py --print bench/results/kernels.json
 
 Single operators at the shapes of bge-base, taking turns in one process, with their error against NumPy; whole models
 as `cpu.py` runs them: "passes" has the operators around ONNX Runtime's products, "kernels" its linear layers too.
+It is not called `kernels.py`: transformers would take that for a package of that name.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import bge_kernels
 import cpu
 import harness
 from bench import Bench
+from bge_export import calibrate
 from bge_export.checkpoint import Options
 from bge_export.export import export
 from bge_export.request import Request
@@ -50,7 +52,14 @@ def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dic
         raise SystemExit(f"prepare.py ended with {made['code']}: {made['said'][-1000:]}")
     for kernels, system in SYSTEMS.items():
         options = Options(pooling="cls")
-        request = Request(model=model, target="cpu-int8", checkpoint=folder, kernels=kernels, options=options)  # type: ignore[arg-type]
+        request = Request(
+            model=model,
+            target="cpu-int8",
+            checkpoint=folder,
+            calibration=calibrate.NOTHING,  # which is as fast, and exported sooner
+            kernels=kernels,  # type: ignore[arg-type]
+            options=options,
+        )
         export(request, folder / system.variant)
     make_ready(REFERENCE, folder)
     plans = workloads(Tokenizer.from_file(str(folder / "tokenizer.json")), scale=cpu.SCALE[name])
@@ -95,7 +104,7 @@ def workloads(tokenizer: Tokenizer, *, scale: float) -> list[Workload]:
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if not bge_kernels.library():
-        raise SystemExit("expected the operators of bge_kernels, found none: bench/run kernels.py builds them")
+        raise SystemExit("expected the operators of bge_kernels, found none: bench/run int8_kernels.py builds them")
     operators = [
         compared(case, rows, threads) for threads in arguments.threads for rows in ROWS for case in cases(rows)
     ]
