@@ -16,7 +16,6 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ TARGETS = ("cpu-fp32", "cpu-int8")
 KERNELS = "cpu-int8-kernels"
 NOT_BUILT = "no operators are built: bench/run int8_kernels.py builds them"
 MANY_TEXTS_MODEL = "small"
-FACTS = ("texts", "tokens", "squares", "single", "callers")  # of a workload
 
 
 def systems_of(model: str, asked: Sequence[str], without: Sequence[str]) -> list[System]:
@@ -54,11 +52,8 @@ def prepare(
 
     Returns what our exports took, the systems that are ready, and why the others are not.
     """
-    script, peers = Path(__file__).with_name("prepare.py"), {system.peer for system in chosen}
-    graphs = ["--graphs"] if peers & {"torch_onnx", "openvino"} else []
-    made = harness.timed([sys.executable, str(script), MODELS[model], str(folder), *graphs])
-    if made["code"]:
-        raise SystemExit(f"prepare.py ended with {made['code']}: {made['said'][-1000:]}")
+    peers = {system.peer for system in chosen}
+    harness.write_checkpoint(MODELS[model], folder, graphs=bool(peers & {"torch_onnx", "openvino"}))
     targets = [*TARGETS, "portable"] if "fastembed" in peers else TARGETS
     failed = {} if bge_kernels.library() else {system.name: NOT_BUILT for system in chosen if system.variant == KERNELS}
     chosen = [system for system in chosen if system.name not in failed]
@@ -84,7 +79,6 @@ def measure(model: str, arguments: argparse.Namespace, folder: Path) -> list[dic
     plans = workloads(tokenizer, arguments.scifact, scale=SCALE[model] * arguments.scale, max_tokens=most)
     if arguments.workloads:
         plans = [plan for plan in plans if plan.name in {"mix", *arguments.workloads}]
-    counted = [{**asdict(plan), "texts": len(plan.texts)} for plan in plans]
     found = []
     for threads in arguments.threads:
         reference = M3_REFERENCE if model == "m3" else REFERENCE
@@ -100,7 +94,7 @@ def measure(model: str, arguments: argparse.Namespace, folder: Path) -> list[dic
                 "gemm": {kind: max(before[kind], after[kind]) for kind in before},
                 "export": exports,
                 "startup_seconds": bench.start_up(),
-                "workloads": {plan["name"]: {fact: plan[fact] for fact in FACTS} for plan in counted},
+                "workloads": {plan.name: plan.facts for plan in plans},
                 "results": {**bench.results, **bench.memory},
                 **bench.errors,
                 "rounded": [system.name for system in bench.systems if system.rounded],

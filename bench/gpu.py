@@ -36,7 +36,7 @@ from bge_onnx import ProviderError
 from bge_onnx.cuda import CUDA
 from bge_onnx.devices import attention_kernels
 from gpu_tables import table
-from systems import WORKER, adapter_of
+from systems import worker_of
 from workers import Worker, WorkerError
 from workloads import gpu_workloads
 
@@ -133,10 +133,7 @@ def speed_of(model: str, bundle: Path, checkpoint: Path, folder: Path) -> dict[s
     plans_file = folder / f"{model}-workloads.json"
     plans_file.write_text(json.dumps([asdict(plan) for plan in plans]))
     places = {system: bundle if system.startswith("ours") else checkpoint for system in systems(model)}
-    commands = {
-        system: [sys.executable, str(WORKER), str(adapter_of("cuda")), system, str(place), "1"]
-        for system, place in places.items()
-    }
+    commands = {system: [*worker_of("cuda"), system, str(place), "1"] for system, place in places.items()}
     workers, failed = started(commands, folder / model, plans_file)
     vectors = {system: np.load(worker.vectors) for system, worker in workers.items()}
     wanted = vectors.get("PyTorch", np.float32("nan"))
@@ -153,10 +150,7 @@ def speed_of(model: str, bundle: Path, checkpoint: Path, folder: Path) -> dict[s
     for worker in workers.values():
         worker.stop()
     config = json.loads((checkpoint / "config.json").read_text())
-    workloads = {
-        plan.name: {"texts": len(plan.texts), "tokens": plan.tokens, "squares": plan.squares, "single": plan.single}
-        for plan in plans
-    }
+    workloads = {plan.name: plan.facts for plan in plans}
     record = {"workloads": workloads, "seconds": seconds, "difference": errors, "config": config}
     return {**record, "failed": failed}
 

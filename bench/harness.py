@@ -8,6 +8,7 @@ import json
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,17 @@ def timed(command: Sequence[str]) -> dict[str, Any]:
             "seconds": seconds,
             "peak_mib": int(report.read().split()[-1]) / 1024,
         }
+
+
+def write_checkpoint(model: str, folder: Path, *, graphs: bool = False) -> None:
+    """Seeded weights of a model, and PyTorch's graphs of it where asked, by a process of its own; see `prepare.py`.
+
+    Raises SystemExit: it failed.
+    """
+    command = [sys.executable, "-P", str(Path(__file__).with_name("prepare.py")), model, str(folder)]
+    made = timed([*command, "--graphs"] if graphs else command)
+    if made["code"]:
+        raise SystemExit(f"prepare.py ended with {made['code']}: {made['said'][-1000:]}")
 
 
 def export(model: str, target: str, checkpoint: Path, out: Path, calibrate: str = "random") -> dict[str, Any]:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +45,7 @@ SYSTEMS = {
 def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A model's bundles, without, with passes and with all, beside PyTorch, whose vectors theirs are compared with."""
     model = cpu.MODELS[name]
-    made = harness.timed([sys.executable, str(Path(__file__).with_name("prepare.py")), model, str(folder)])
-    if made["code"]:
-        raise SystemExit(f"prepare.py ended with {made['code']}: {made['said'][-1000:]}")
+    harness.write_checkpoint(model, folder)
     for kernels, system in SYSTEMS.items():
         options = Options(pooling="cls")
         request = Request(
@@ -74,17 +70,13 @@ def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dic
                 "threads": threads,
                 "export": {},
                 "startup_seconds": bench.start_up(),
-                "workloads": {plan.name: {fact: counted(plan)[fact] for fact in cpu.FACTS} for plan in plans},
+                "workloads": {plan.name: plan.facts for plan in plans},
                 "results": {**bench.results, **bench.memory},
                 **bench.errors,
                 "rounded": [system.name for system in systems if system.rounded],
             }
         )
     return found
-
-
-def counted(plan: Workload) -> dict[str, Any]:
-    return {**asdict(plan), "texts": len(plan.texts)}
 
 
 def workloads(tokenizer: Tokenizer, *, scale: float) -> list[Workload]:

@@ -43,8 +43,7 @@ class System:
         """The beginning of its worker's command; tokenizers take as many threads as the model."""
         place = folder / self.peer if self.own else folder
         environment = ["env", f"RAYON_NUM_THREADS={threads}", "TOKENIZERS_PARALLELISM=true"]
-        worker = [str(python_of(self.peer)), str(WORKER), str(adapter_of(self.peer))]
-        return [*environment, *worker, self.variant, str(place), str(threads)]
+        return [*environment, *worker_of(self.peer), self.variant, str(place), str(threads)]
 
 
 REFERENCE = System(name="sentence-transformers", peer="pytorch", variant="float32")
@@ -101,6 +100,11 @@ def python_of(peer: str) -> Path:
     return ENVIRONMENTS / peer / "bin/python" if requirements_of(peer).is_file() else Path(sys.executable)
 
 
+def worker_of(peer: str) -> list[str]:
+    """The beginning of a peer's worker; -P keeps this folder's modules, whose names packages have too, off its path."""
+    return [str(python_of(peer)), "-P", str(WORKER), str(adapter_of(peer))]
+
+
 @functools.cache  # a peer that failed is not tried again
 def environment_fails(peer: str) -> str:
     """Make the peer's environment, once and again when its pins change; what went wrong, or nothing."""
@@ -125,7 +129,7 @@ def preparation_fails(peer: str, checkpoint: Path) -> str:
     """Have the peer make what it opens of the checkpoint; what went wrong, or nothing."""
     folder = checkpoint / peer
     folder.mkdir()
-    command = [str(python_of(peer)), str(WORKER), str(adapter_of(peer)), "--prepare", str(checkpoint), str(folder)]
+    command = [*worker_of(peer), "--prepare", str(checkpoint), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return last_line(done.stderr) if done.returncode else ""
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,6 +25,11 @@ class Workload:
     single: bool = False
     callers: int = 1  # threads that share one model, each with a text at a time
     squares: int = 0  # sum of each text's tokens squared, which attention takes
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What results files keep of it: all but the texts, and how many these are."""
+        return {**asdict(self), "texts": len(self.texts)}
 
 
 def workloads(tokenizer: Tokenizer, scifact: Path | None, *, scale: float, max_tokens: int) -> list[Workload]:

@@ -61,13 +61,31 @@ def test_ours_is_compared_with_its_like():
     assert ratios("ours", seconds, ["ours int8", "rounded"]) == ("2.00", "")
     assert ratios("ours int8", seconds, ["ours int8", "rounded"]) == ("3.00", "2.00")
     assert ratios("exact", seconds, []) == ("", "")
+    assert ratios("ours int8, kernels", {**seconds, "ours int8, kernels": 0.5}, ["ours int8, kernels"]) == (
+        "6.00",
+        "4.00",
+    )
     heads = {"ours, dense": 2.0, "ours, 3 heads": 3.0, "peer, 3 heads": 9.0}
     assert ratios("ours, 3 heads", heads, []) == ("3.00", "")
     assert ratios("ours, dense", heads, []) == ("", "")
 
 
+def test_callers_have_no_share_of_the_peak():
+    """They take all cores, so the peak of one thread is not theirs."""
+    from tables import share
+
+    config = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = {"gemm": {"float32": 1e-6, "int8": 1e-6}, "config": config}
+    workload = {"texts": 2, "tokens": 6, "squares": 18, "single": False, "callers": 1}
+    assert share(model, workload, "ours", 10.0).endswith("%")
+    assert not share(model, {**workload, "callers": 16}, "ours", 10.0)
+    assert not share(model, workload, "a peer", 10.0)
+
+
 PEER = """
+import sys
 import numpy as np
+assert not any(path.endswith("bench") for path in sys.path), "packages would be found there that are none"
 def load(variant, folder, threads):
     calls = []
     def embed(texts):

@@ -195,9 +195,8 @@ def run(
         check=not no_check,
         options=options,
     )
-    if kernels == "auto" and not bge_kernels.library():
-        click.echo("no operators were built here (kernels/README.md): exporting without them", err=True)
-    click.echo(f"exporting {model} for {target}", err=True)
+    without = kernels == "auto" and not bge_kernels.library()
+    click.echo(f"exporting {model} for {target}{', no operators were built here' * without}", err=True)
     bundle = export(request, out, force=force, progress=sys.stderr.isatty())
     if bundle.parity:
         _report(bundle.parity)

@@ -77,10 +77,9 @@ def _lowering(
         return target.lowering(config, None)
     texts = request.calibration or calibrate.RANDOM_IDS
     hessians = calibrate.hessians(folder, recipe, texts, progress=progress)
-    kernels = _kernels(request, target)
-    return (
-        target.kernels(config, hessians, kernels) if kernels and target.kernels else target.lowering(config, hessians)
-    )
+    if target.kernels and request.kernels and request.kernels != "auto":  # which `export` has resolved
+        return target.kernels(config, hessians, request.kernels)
+    return target.lowering(config, hessians)
 
 
 def _kernels(request: Request, target: Target) -> Kernels | None:
@@ -176,7 +175,6 @@ def check_bundle(
         tokenizer=tokenizer,
         weights="fp32" if bundle.weights == target.stores else bundle.weights,
         calibration=_same_calibration(bundle, calibration),
-        kernels="linear" if bundle.kernels else None,
     )
     with open_checkpoint(request) as (weights_folder, source):
         _require_same(bundle, weights_folder, source.sha256)

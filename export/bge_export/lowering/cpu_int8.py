@@ -35,7 +35,7 @@ from bge_export.int8 import (
     quantize,
     rotate,
 )
-from bge_export.lowering import Lowering, cpu_fp32, cpu_nbits, import_domain
+from bge_export.lowering import Lowering, Swap, cpu_fp32, cpu_nbits, import_domain
 from bge_export.lowering.initializers import add, add_together
 from bge_export.ops import MODULE
 from bge_export.weights import Array
@@ -44,6 +44,14 @@ LIMITED_LAYERS, LIMIT = 6, 0.002
 """Of 1 - cosine, up to so many layers; more in proportion. Trained all-MiniLM-L6-v2 (6 layers) errs by 0.0013, seeded
 random weights by 0.0004 in bge-base (12) and 0.0015 in bge-m3 (24)."""
 
+
+OnBytes = Callable[[ir.Node, Linear, ir.Value], ir.Node]
+"""The node of a linear call on bytes, and the inputs of that call."""
+
+Kind = tuple[str, ir.DataType, tuple[int, ...]]
+"""What is put behind a matrix's name, dtype and shape."""
+
+Arrange = Callable[[Integers, Array], Sequence[NDArray[Any]]]
 
 SWAPS = {**cpu_fp32.SWAPS, "lookup": cpu_nbits.lookup}
 """Of all but linear layers."""
@@ -93,37 +101,47 @@ class Quantizer:
         steps = np.maximum(np.abs(rotated).max(axis=1, keepdims=True) / np.float32(LEVELS), TINY)
         return rotate(np.rint(rotated / steps) * steps, linear.inputs)
 
-    def swap_linear(self, call: ir.Node) -> ir.Node:
-        """A linear layer on bytes; one that stays in float32 as it is."""
-        module = call.metadata_props[MODULE]
-        linear = Linear.of(module, self.config)
-        if linear is None:
-            return call
-        x = call.inputs[0]
-        assert x
-        integers, scale = _rows(call, x, linear.inputs if linear.online else 0)
-        weights, scales, bias = self.operands(call, linear)
-        zero = constant(call, "zero", np.array(ZERO, dtype=np.uint8))
-        return ir.node("int8_linear", [integers, scale, weights, scales, zero, bias], domain=call.domain)
+    def swap(self, on_bytes: OnBytes) -> Swap:
+        """Of linear layers: what `on_bytes` gives for those that are rounded, the others as they are."""
 
-    def bias(self, call: ir.Node, linear: Linear) -> ir.Value | None:
-        """The bias (N,) of a linear call, rotated where its outputs are."""
-        bias = call.inputs[2]
-        return _rotated_bias(call, linear, bias) if linear.outputs else bias
+        def swap(call: ir.Node) -> ir.Node:
+            linear, x = Linear.of(call.metadata_props[MODULE], self.config), call.inputs[0]
+            assert x
+            return on_bytes(call, linear, x) if linear else call
 
-    def operands(self, call: ir.Node, linear: Linear) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-        """Integers (K, N), their scales (N,) and the bias (N,) of a linear call."""
-        module = call.metadata_props[MODULE]
-        matrix = call.inputs[1]
+        return swap
+
+    def weights(self, call: ir.Node, linear: Linear, kinds: Sequence[Kind], arrange: Arrange) -> list[ir.Value]:
+        """Weights of the graph that `arrange` makes of a linear call's integers (N, K) and scales (N,)."""
+        matrix, module = call.inputs[1], call.metadata_props[MODULE]
         assert matrix
-        weights, scales = _weights(call, matrix, lambda weight: self.quantize(module, linear, weight))
-        return weights, scales, self.bias(call, linear)
+        assert matrix.const_value
+        source = matrix.const_value
+        parts = [(f"{matrix.name}.{name}", dtype, shape) for name, dtype, shape in kinds]
+        return add_together(call, parts, lambda: arrange(*self.quantize(module, linear, source.numpy().T)))
+
+    def operands(self, call: ir.Node, linear: Linear) -> tuple[ir.Value, ir.Value]:
+        """Integers (K, N) and their scales (N,) of a linear call."""
+        inputs, outputs = sizes(call)
+        kinds = (("q8", ir.DataType.INT8, (inputs, outputs)), ("scales", ir.DataType.FLOAT, (outputs,)))
+        integers, scales = self.weights(
+            call, linear, kinds, lambda rows, scales: (np.ascontiguousarray(rows.T), scales)
+        )
+        return integers, scales
+
+    def standard(self, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
+        """A linear layer on bytes in ONNX's and ONNX Runtime's own operators."""
+        integers, scale = _rows(call, x, linear.inputs if linear.online else 0)
+        zero = constant(call, "zero", np.array(ZERO, dtype=np.uint8))
+        inputs = [integers, scale, *self.operands(call, linear), zero, bias_of(call, linear)]
+        return ir.node("int8_linear", inputs, domain=call.domain)
 
 
 def lowering(config: Sizes, hessians: Hessians | None) -> Lowering:
     """The target's lowering of one model."""
     quantizer = Quantizer(config, hessians)
-    return Lowering({**SWAPS, "linear": quantizer.swap_linear}, quantizer.rounded, quantizer.rounded_inputs)
+    swaps = {**SWAPS, "linear": quantizer.swap(quantizer.standard)}
+    return Lowering(swaps, quantizer.rounded, quantizer.rounded_inputs)
 
 
 def limits(config: Sizes) -> Limits:
@@ -140,9 +158,9 @@ def _rows(call: ir.Node, x: ir.Value, rotated: int) -> tuple[ir.Value, ir.Value]
     if rotated:
         matrix = constant(call, f"hadamard.{rotated}", hadamard(rotated))
         done = [user for user, _ in x.uses() if user.op_type == "rotate_blocks" and user.inputs[1] is matrix]
-        rotate_call = ir.node("rotate_blocks", [x, matrix], domain=call.domain)
-        rows = done[0].outputs[0] if done else insert(call, rotate_call)[0]
-        return _rows(call, rows, 0)
+        if done:
+            return _rows(call, done[0].outputs[0], 0)
+        return _rows(call, insert(call, ir.node("rotate_blocks", [x, matrix], domain=call.domain))[0], 0)
     for user, _ in x.uses():
         if user.op_type == "int8_rows":
             return user.outputs[0], user.outputs[1]
@@ -160,10 +178,22 @@ def insert(call: ir.Node, node: ir.Node) -> Sequence[ir.Value]:
     return node.outputs
 
 
-def _rotated_bias(call: ir.Node, linear: Linear, bias: ir.Value | None) -> ir.Value:
-    """The bias (N,) of rotated outputs."""
+def sizes(call: ir.Node) -> tuple[int, int]:
+    """Inputs K and outputs N of a linear call."""
+    matrix = call.inputs[1]
+    assert matrix
+    assert matrix.shape
+    inputs, outputs = matrix.shape.numpy()
+    return inputs, outputs
+
+
+def bias_of(call: ir.Node, linear: Linear) -> ir.Value:
+    """The bias (N,) of a linear call, rotated where its outputs are."""
+    bias = call.inputs[2]
     assert bias
     assert bias.const_value
+    if not linear.outputs:
+        return bias
     source, name = bias.const_value, f"{bias.name}.rotated"
 
     def rotated() -> ir.TensorProtocol:
@@ -177,21 +207,3 @@ def constant(call: ir.Node, name: str, array: NDArray[Any]) -> ir.Value:
     assert call.graph is not None
     found = call.graph.initializers.get(name)
     return found or add(call, ir.tensor(array, name=name))
-
-
-def _weights(
-    call: ir.Node, matrix: ir.Value, quantized: Callable[[Array], tuple[Integers, Array]]
-) -> tuple[ir.Value, ir.Value]:
-    """Integers (K, N) and scales (N,) of a matrix (K, N)."""
-    assert matrix.const_value
-    assert matrix.shape
-    source, name = matrix.const_value, matrix.name
-    inputs, outputs = matrix.shape.numpy()
-
-    def compute() -> tuple[Integers, Array]:
-        integers, scales = quantized(source.numpy().T)
-        return np.ascontiguousarray(integers.T), scales
-
-    parts = ((f"{name}.q8", ir.DataType.INT8, (inputs, outputs)), (f"{name}.scales", ir.DataType.FLOAT, (outputs,)))
-    integers, scales = add_together(call, parts, compute)
-    return integers, scales

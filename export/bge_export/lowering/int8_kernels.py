@@ -7,17 +7,15 @@ rotated and summed in another order, and rounded with a reciprocal where standar
 from __future__ import annotations
 
 import platform
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from bge_export.gptq import Hessians
 from bge_export.int8 import LEVELS, ZERO, Linear, Sizes
-from bge_export.lowering import Lowering, Swap, cpu_int8
-from bge_export.lowering.initializers import add_together
-from bge_export.ops import MODULE
+from bge_export.lowering import Lowering, cpu_int8
 from bge_kernels import DOMAIN, library
 from bge_kernels.int8_linear.reference import pack, packed_shape
 
@@ -38,54 +36,38 @@ def best_kernels() -> Kernels | None:
 def lowering(config: Sizes, hessians: Hessians | None, kernels: Kernels) -> Lowering:
     """The lowering of one model, with the roundings of `cpu_int8`'s."""
     quantizer = cpu_int8.Quantizer(config, hessians)
-    swaps = {**cpu_int8.SWAPS, "linear": linear_swap(quantizer, kernels), "gelu": gelu, "layer_norm": layer_norm}
+    on_bytes = partial(int8_linear if kernels == "linear" else product_and_pass, quantizer)
+    swaps = {**cpu_int8.SWAPS, "linear": quantizer.swap(on_bytes), "gelu": gelu, "layer_norm": layer_norm}
     return Lowering(swaps, quantizer.rounded, quantizer.rounded_inputs)
 
 
-def linear_swap(quantizer: cpu_int8.Quantizer, kernels: Kernels) -> Swap:
-    """Of linear layers on bytes, with the GELU that follows those named `intermediate.dense`."""
-
-    def swap(call: ir.Node) -> ir.Node:
-        module = call.metadata_props[MODULE]
-        linear = Linear.of(module, quantizer.config)
-        if linear is None:
-            return call
-        x = call.inputs[0]
-        assert x
-        bytes_, steps = _rows(call, x, rotated=linear.online)
-        with_gelu = {"gelu": int(module.endswith(".intermediate.dense"))}
-        if kernels == "linear":
-            inputs = [bytes_, steps, *_packed(call, quantizer, linear), quantizer.bias(call, linear)]
-            return ir.node("Int8Linear", inputs, with_gelu, domain=DOMAIN)
-        weights, scales, bias = quantizer.operands(call, linear)
-        one = cpu_int8.constant(call, "one", np.array(1, dtype=np.float32))
-        zero = cpu_int8.constant(call, "zero", np.array(ZERO, dtype=np.uint8))
-        product = ir.node("MatMulIntegerToFloat", [bytes_, weights, one, scales, zero], domain="com.microsoft")
-        (sums,) = cpu_int8.insert(call, product)
-        return ir.node("DequantizeBiasGelu", [sums, steps, bias], with_gelu, domain=DOMAIN)
-
-    return swap
-
-
-def _packed(call: ir.Node, quantizer: cpu_int8.Quantizer, linear: Linear) -> list[ir.Value]:
-    """The weight of a linear call as `Int8Linear` reads it, its offsets and its scales."""
-    matrix = call.inputs[1]
-    assert matrix
-    assert matrix.const_value
-    assert matrix.shape
-    source, module = matrix.const_value, call.metadata_props[MODULE]
-    inputs, outputs = matrix.shape.numpy()
-
-    def compute() -> tuple[NDArray[Any], ...]:
-        integers, scales = quantizer.quantize(module, linear, source.numpy().T)
-        return (*pack(integers, ZERO), scales)
-
+def int8_linear(quantizer: cpu_int8.Quantizer, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
+    """A linear layer on bytes, with the GELU that follows it; its weight as the operator reads it."""
+    inputs, outputs = cpu_int8.sizes(call)
     kinds = (
         ("q8", ir.DataType.INT8, packed_shape(inputs, outputs)),
         ("offsets", ir.DataType.INT32, (outputs,)),
         ("scales", ir.DataType.FLOAT, (outputs,)),
     )
-    return add_together(call, [(f"{matrix.name}.{kind}", dtype, shape) for kind, dtype, shape in kinds], compute)
+    weights = quantizer.weights(call, linear, kinds, lambda integers, scales: (*pack(integers, ZERO), scales))
+    operands = [*_rows(call, x, rotated=linear.online), *weights, cpu_int8.bias_of(call, linear)]
+    return ir.node("Int8Linear", operands, {"gelu": _before_gelu(call)}, domain=DOMAIN)
+
+
+def product_and_pass(quantizer: cpu_int8.Quantizer, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
+    """ONNX Runtime's product, then scales, bias and the GELU that follows in one pass."""
+    bytes_, steps = _rows(call, x, rotated=linear.online)
+    integers, scales = quantizer.operands(call, linear)
+    one = cpu_int8.constant(call, "one", np.array(1, dtype=np.float32))
+    zero = cpu_int8.constant(call, "zero", np.array(ZERO, dtype=np.uint8))
+    product = ir.node("MatMulIntegerToFloat", [bytes_, integers, one, scales, zero], domain="com.microsoft")
+    (sums,) = cpu_int8.insert(call, product)
+    operands = [sums, steps, cpu_int8.bias_of(call, linear)]
+    return ir.node("DequantizeBiasGelu", operands, {"gelu": _before_gelu(call)}, domain=DOMAIN)
+
+
+def _before_gelu(call: ir.Node) -> int:
+    return int(all(user.op_type == "gelu" for user, _ in call.outputs[0].uses()))
 
 
 def gelu(call: ir.Node) -> ir.Node:

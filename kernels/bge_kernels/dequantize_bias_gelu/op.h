@@ -6,7 +6,7 @@
 // y       (R, N) float32: v = sums * step + bias; gelu(v) = v / 2 * (1 + erf(v / sqrt 2))
 //
 // Reads and writes 4 N bytes a row, where ONNX's Mul, Add and Gelu pass over it three times.
-// Bound: GELU's rational function, 25 operations a value; without it, memory.
+// Bound: GELU's rational function; without it, memory.
 //
 // erf(z) = z P(z^2) / Q(z^2) with |z| up to 4, beyond which it is 1 within float32: fitted for this file by weighted
 // least squares to 4001 Chebyshev points, 2.2e-8 in exact arithmetic and 4e-7 in float32.
