@@ -34,7 +34,7 @@ SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625}  # of the num
 TOGETHER = {"small": 16, "base": 16, "large": 6, "m3": 8}  # systems whose weights fit into memory
 TARGETS = ("cpu-fp32", "cpu-int8")
 KERNELS = "cpu-int8-kernels"
-NOT_BUILT = "no operators are built: bench/run int8_kernels.py builds them"
+NOT_BUILT = "no operators are built: bench/run kernels.py builds them"
 MANY_TEXTS_MODEL = "small"
 
 

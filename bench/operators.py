@@ -1,4 +1,4 @@
-"""Single operators of bge_kernels beside the nodes they replace, at the shapes of bge-base; see `int8_kernels.py`."""
+"""Single operators of bge_kernels beside the nodes they replace, at the shapes of bge-base; see `kernels.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 import bge_kernels
-from bge_export.int8 import LEVELS, ZERO, hadamard
+from bge_export.int8 import EIGHT_BITS, hadamard
 from bge_export.lowering import lower
 from bge_export.ops import MODULE, OPSET, functions
 from bge_kernels.dequantize_bias_gelu.reference import dequantize_bias_gelu
@@ -63,12 +63,12 @@ def rotation(rng: np.random.Generator, rows: int) -> Case:
         op="RotateQuantize",
         inputs={"x": x},
         constants={"matrix": hadamard(64)},
-        attributes={"levels": float(LEVELS), "zero": ZERO, "rotated": 1},
+        attributes={"levels": float(EIGHT_BITS.levels), "zero": EIGHT_BITS.zero, "rotated": 1},
         others=[
             ("bge", "rotate_blocks", ["x", "matrix"], {}),
-            ("bge", "int8_rows", ["y"], {"levels": LEVELS, "zero": ZERO}),
+            ("bge", "int8_rows", ["y"], {"levels": EIGHT_BITS.levels, "zero": EIGHT_BITS.zero}),
         ],
-        reference=lambda: rotate_quantize(x, rotated=True, levels=LEVELS, zero=ZERO)[0],
+        reference=lambda: rotate_quantize(x, rotated=True, levels=EIGHT_BITS.levels, zero=EIGHT_BITS.zero)[0],
     )
 
 
@@ -114,15 +114,19 @@ def linear(rng: np.random.Generator, rows: int) -> Case:
     bytes_ = rng.integers(1, 220, (1, rows, WIDTH)).astype(np.uint8)
     weight = rng.integers(-74, 75, (INNER, WIDTH)).astype(np.int8)
     steps, scales, bias = np.abs(floats(rng, 1, rows, 1)), np.abs(floats(rng, INNER)) / 1000, floats(rng, INNER)
-    packed, offsets = pack(weight, ZERO)
-    others = {"one": np.array(1, dtype=np.float32), "zero": np.array(ZERO, dtype=np.uint8), "matrix": weight.T.copy()}
+    packed, offsets = pack(weight, EIGHT_BITS.zero)
+    others = {
+        "one": np.array(1, dtype=np.float32),
+        "zero": np.array(EIGHT_BITS.zero, dtype=np.uint8),
+        "matrix": weight.T.copy(),
+    }
     return Case(
         op="Int8Linear",
         inputs={"x": bytes_, "steps": steps},
         constants={"packed": packed, "offsets": offsets, "scales": scales, "bias": bias, **others},
-        attributes={"gelu": 1},
+        attributes={"gelu": 1, "added": EIGHT_BITS.added},
         others=gelu_of([("com.microsoft", "MatMulIntegerToFloat", ["x", "matrix", "one", "scales", "zero"], {})]),
-        reference=lambda: int8_linear(bytes_, steps, weight, scales, bias, zero=ZERO, gelu=True),
+        reference=lambda: int8_linear(bytes_, steps, weight, scales, bias, zero=EIGHT_BITS.zero, gelu=True),
     )
 
 

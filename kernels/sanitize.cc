@@ -43,7 +43,8 @@ void run_linear(const bge::Functions& functions) {
   const auto bytes = array<uint8_t>(rows * quads * bge::QUAD, 1, 219);
   const auto y = array<float>(rows * outputs, 0, 0);
   for (const bool gelu : {false, true}) {
-    const bge::Int8Linear op{weight.get(), offsets.get(), scales.get(), bias.get(), quads, outputs, gelu};
+    const int64_t added = gelu ? 2 : 1;
+    const bge::Int8Linear op{weight.get(), offsets.get(), scales.get(), bias.get(), quads, outputs, gelu, added};
     for (int64_t panel = 0; panel < panels; ++panel)
       functions.int8_linear(op, bytes.get(), steps.get(), rows, panel, y.get());
   }

@@ -33,28 +33,30 @@ def texts(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [64, 192])
-def test_it_errs_less_on_such_inputs(width):
-    """On correlated rows the product is closer than with each weight rounded by itself; pairs stay in their budget."""
+@pytest.mark.parametrize("grid", [int8.EIGHT_BITS, int8.SEVEN_BITS])
+def test_it_errs_less_on_such_inputs(width, grid):
+    """On correlated rows the product is closer than with each weight rounded by itself; sums stay in their budget."""
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((500, width)) @ rng.standard_normal((width, width))).astype(np.float32)
     weight = rng.standard_normal((40, width)).astype(np.float32)
-    plain, scales = int8.quantize(weight)
-    found = gptq.round_with(weight, rows.T @ rows, scales, largest=127, pair=int8.PAIR)
+    plain, scales = int8.quantize(weight, grid)
+    found = gptq.round_with(weight, rows.T @ rows, scales, grid)
 
     def error(integers):
         return np.square(rows @ (integers * scales[:, None] - weight).T).sum()
 
     assert error(found) < 0.7 * error(plain)
-    pairs = found.astype(int).reshape(40, -1, 2)
-    same_sign = pairs.prod(axis=2) > 0
-    assert (np.abs(pairs.sum(axis=2))[same_sign] <= int8.PAIR).all()
+    np.testing.assert_array_equal(grid.within(found.astype(np.float32)), found)
     assert np.abs(found.astype(int)).max() <= 127
 
 
 def test_independent_inputs_round_to_the_nearest():
     """Where inputs tell nothing of each other there is nothing to make up for."""
     weight = np.random.default_rng(0).uniform(-60, 60, (8, 64)).astype(np.float32)
-    found = gptq.round_with(weight, np.eye(64, dtype=np.float32), np.ones(8, dtype=np.float32), largest=127, pair=254)
+    found = gptq.round_with(
+    free = int8.Grid(levels=63, added=1, most=254)
+    found = gptq.round_with(weight, np.eye(64, dtype=np.float32), np.ones(8, dtype=np.float32), free)
+    )
     np.testing.assert_array_equal(found, np.rint(weight))
 
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from bge_export import calibrate, check, compare, int8, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.export import check_bundle, export, recipe_of
-from bge_export.lowering import cpu_int8, half
+from bge_export.lowering import half, int8_kernels
+from bge_export.lowering.int8_kernels import Int8
 from bge_export.lowering.targets import ENCODER_TARGETS
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
@@ -72,28 +73,56 @@ def test_no_power_of_two_is_no_rotation():
         int8.hadamard(48)
 
 
-def pair_sums(integers):
-    """Of each pair of neighbours of one sign (N, K) the sum without its sign; 0 for the others."""
-    pairs = integers.astype(np.int64).reshape(len(integers), -1, 2)
-    return np.where(pairs[..., 0] * pairs[..., 1] > 0, np.abs(pairs.sum(axis=2)), 0)
+EIGHT, SEVEN = int8.EIGHT_BITS, int8.SEVEN_BITS
+
+
+def sums_of_one_sign(integers, added=1):
+    """Of (N, K) integers what those of one sign have together where products of neighbours, and of the same two places
+    in the next quad where two are added, are summed in 16 bits: (N, sums).
+    """
+    found = []
+    for start in range(0, integers.shape[1], 4 * added):
+        for first in (0, 2):
+            columns = [start + 4 * quad + first + place for quad in range(added) for place in (0, 1)]
+            group = integers[:, columns].astype(int)
+            found += [np.maximum(group, 0).sum(axis=1), np.maximum(-group, 0).sum(axis=1)]
+    return np.stack(found, axis=1)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["normal", "heavy", "extreme"]))
-def test_weights_stay_within_the_budget(seed, kind):
-    """No pair of weights can overflow 16 bits; the error is that of rounding where no pair was over."""
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["normal", "heavy", "extreme"]), st.sampled_from([EIGHT, SEVEN]))
+def test_weights_stay_within_the_budget(seed, kind, grid):
+    """No sum can overflow 16 bits; the error is that of rounding where no sum was over."""
     rng = np.random.default_rng(seed)
     weight = {
         "normal": lambda: rng.standard_normal((7, 64)),
         "heavy": lambda: rng.standard_t(2, (7, 64)),
         "extreme": lambda: rng.choice([-1.0, 1.0, 0.0], (7, 64)),
     }[kind]().astype(np.float32)
-    integers, scales = int8.quantize(weight)
+    integers, scales = int8.quantize(weight, grid)
     assert np.abs(integers.astype(int)).max() <= 127
-    assert pair_sums(integers).max() * (int8.LEVELS + int8.ZERO) <= np.iinfo(np.int16).max
-    free = pair_sums(integers) < int8.PAIR - 1
-    errors = np.abs(integers * scales[:, None] - weight).reshape(7, -1, 2).max(axis=2)
+    sums = sums_of_one_sign(integers, grid.added)
+    assert sums.max() * (grid.levels + grid.zero) <= np.iinfo(np.int16).max
+    errors = np.abs(integers * scales[:, None] - weight)
+    free = (sums < grid.most - 2 * grid.added).all(axis=1)
     assert (errors <= scales[:, None] * 0.5001)[free].all()
+
+
+@pytest.mark.parametrize(
+    ("grid", "row", "wanted"),
+    [
+        (EIGHT, [100, 90, -100, 60], [79, 70, -100, 60]),
+        (EIGHT, [127, 127, 127, 22], [74, 75, 127, 22]),
+        (SEVEN, [100, 90, 9, 9, 50, 50, 9, 9], [92, 82, 9, 9, 42, 42, 9, 9]),
+        (SEVEN, [127, 127, 9, -120, 127, 3, 120, -120], [85, 86, 9, -120, 87, 0, 120, -120]),
+        (SEVEN, [127, 127, 9, 9, 127, 127, -9, 9], [64, 64, 9, 9, 65, 65, -9, 9]),
+    ],
+)
+def test_what_is_over_the_budget_is_given_in_equal_shares(grid, row, wanted):
+    """By those of one sign that are summed; none gives more than it has, the others as they are."""
+    found = grid.within(np.array([row], dtype=np.float32))
+    assert sums_of_one_sign(found, grid.added).max() <= grid.most
+    np.testing.assert_array_equal(found, [wanted])
 
 
 def test_a_row_of_zeros_is_zeros():
@@ -125,16 +154,16 @@ def test_products_are_those_of_integers(either_bundle):
     """
     found = products(either_bundle, np.random.default_rng(0).integers(104, 400, (2, 33)))
     assert len(found) == 12
-    largest = int8.LEVELS + int8.ZERO
+    largest = EIGHT.levels + EIGHT.zero
     for bytes_, weight, scales, result in found:
-        assert pair_sums(weight.T).max() * largest <= np.iinfo(np.int16).max
+        assert sums_of_one_sign(weight.T).max() * largest <= np.iinfo(np.int16).max
         assert bytes_.min() >= 1
-        assert int8.ZERO < bytes_.max() <= largest
+        assert EIGHT.zero < bytes_.max() <= largest
         rows, columns = bytes_.reshape(-1, len(weight)).astype(np.int32), weight.astype(np.int32)
         for row in rows[:8]:
             pairs = (row[:, None] * columns).reshape(len(columns) // 2, 2, -1).sum(axis=1)
             assert np.abs(pairs).max() <= np.iinfo(np.int16).max
-        exact = (bytes_.astype(np.int64) - int8.ZERO) @ weight.astype(np.int64)
+        exact = (bytes_.astype(np.int64) - EIGHT.zero) @ weight.astype(np.int64)
         np.testing.assert_array_equal(result, exact.astype(np.float32) * scales)
 
 
@@ -142,9 +171,9 @@ def test_products_are_those_of_integers(either_bundle):
 def test_the_largest_pairs_do_not_saturate(sign):
     """Pairs at the budget against the largest byte, alone and between opposite ones, give numpy's integers."""
     weight = np.tile(np.array([[75, 74], [127, 22], [127, -127], [22, 127]], dtype=np.int8) * sign, (16, 8)).T
-    bytes_ = np.full((5, len(weight)), int8.LEVELS + int8.ZERO, dtype=np.uint8)
+    bytes_ = np.full((5, len(weight)), EIGHT.levels + EIGHT.zero, dtype=np.uint8)
     bytes_[1::2, ::3] = 1
-    zero = np.array(int8.ZERO, dtype=np.uint8)
+    zero = np.array(EIGHT.zero, dtype=np.uint8)
     node = onnx.helper.make_node("MatMulInteger", ["a", "b", "z"], ["y"])
     graph = onnx.helper.make_graph(
         [node],
@@ -159,7 +188,7 @@ def test_the_largest_pairs_do_not_saturate(sign):
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"a": bytes_})
-    np.testing.assert_array_equal(found, (bytes_.astype(int) - int8.ZERO) @ weight.astype(int))
+    np.testing.assert_array_equal(found, (bytes_.astype(int) - EIGHT.zero) @ weight.astype(int))
 
 
 @settings(max_examples=20, deadline=None)
@@ -202,7 +231,7 @@ def test_the_check_holds_the_graph_against_the_same_rounding(bundle, checkpoint,
     recipe, limits = recipe_of(opened.bundle), ENCODER_TARGETS["cpu-int8"].limits(config)
     for folder, right in ((checkpoint, True), (other, False)):
         hessians = calibrate.hessians(checkpoint, recipe, calibrate.RANDOM_IDS)
-        expected = check.expect(folder, recipe, cpu_int8.lowering(config, hessians))
+        expected = check.expect(folder, recipe, int8_kernels.lowering(config, Int8(hessians=hessians)))
         found = compare.compare(opened, expected, limits)
         assert found.passed == right
         assert found.heads["dense"].max_error < 1e-5 or not right
@@ -284,4 +313,4 @@ def test_rows_of_zeros(tmp_path):
     bundle = export(request, tmp_path / "bundle")
     assert bundle.parity.heads["dense"].max_error < 1e-3
     found = products(bundle.folder, np.array([[101, 200, 102]]))
-    assert any((bytes_ == int8.ZERO).all() for bytes_, *_ in found)
+    assert any((bytes_ == EIGHT.zero).all() for bytes_, *_ in found)

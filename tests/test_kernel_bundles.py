@@ -19,6 +19,7 @@ from bge_export.checkpoint import Options
 from bge_export.cli import cli
 from bge_export.export import check_bundle, export
 from bge_export.lowering import int8_kernels
+from bge_export.lowering.int8_kernels import LINEAR, PASSES
 from bge_export.request import Request
 from bge_onnx import Bundle, BundleError, Embedder, InputError
 from bge_onnx import kernels as kernels_module
@@ -35,26 +36,39 @@ def wide(tmp_path_factory) -> Path:
     return write_checkpoint(folder, hidden_size=64, intermediate_size=192, num_attention_heads=2)
 
 
-def export_kernels(checkpoint, out, kernels="linear"):
-    options = Options(pooling="cls")
-    request = Request(model="wide", target="cpu-int8", checkpoint=checkpoint, kernels=kernels, options=options)
+SINGLE = [frozenset({name}) for name in sorted(LINEAR | PASSES)]
+
+
+def export_kernels(checkpoint, out, kernels=LINEAR, activations=8):
+    request = Request(
+        model="wide",
+        target="cpu-int8",
+        checkpoint=checkpoint,
+        kernels=kernels,
+        activations=activations,
+        options=Options(pooling="cls"),
+    )
     return export(request, out)
 
 
 @built
-@pytest.mark.parametrize("kernels", ["passes", "linear"])
-def test_a_bundle_with_kernels_is_within_the_limit(wide, tmp_path, kernels):
+@pytest.mark.parametrize(
+    ("kernels", "activations"), [*((names, 8) for names in [*SINGLE, PASSES, LINEAR]), (LINEAR, 7)]
+)
+def test_a_bundle_with_kernels_is_within_the_limit(wide, tmp_path, kernels, activations):
     """The export's own check passes, its graph has the operators, and vectors do not depend on the batch."""
-    bundle = export_kernels(wide, tmp_path / "bundle", kernels)
-    assert bundle.kernels == (bge_kernels.NAME,)
+    bundle = export_kernels(wide, tmp_path / "bundle", kernels, activations)
+    assert (bundle.kernels, bundle.activations) == ((bge_kernels.NAME,), activations)
     assert bundle.parity
     assert bundle.parity.passed
     graph = onnx.load(bundle.folder / bundle.graph, load_external_data=False).graph
-    operators = [node.op_type for node in graph.node]
-    linears = 12
-    assert operators.count("Int8Linear") == linears * (kernels == "linear")
-    assert operators.count("DequantizeBiasGelu") == linears * (kernels == "passes")
-    assert "Gelu" not in operators
+    found = [node.op_type for node in graph.node]
+    linears, norms = 12, 4
+    wanted = {"Int8Linear": linears, "DequantizeBiasGelu": linears, "ResidualLayerNorm": norms}
+    counts = {name: found.count(name) for name in wanted}
+    assert counts == {name: count * (name in kernels) for name, count in wanted.items()}
+    assert ("RotateQuantize" in found) == ("RotateQuantize" in kernels)
+    assert ("Gelu" in found) == (not kernels & {"Int8Linear", "DequantizeBiasGelu"})
     embedder = Embedder.open(bundle.folder, threads=2)
     texts = ["a", "one two", "one two", "b " * 40, "c " * 300]
     together = embedder.embed(texts).dense
@@ -62,9 +76,31 @@ def test_a_bundle_with_kernels_is_within_the_limit(wide, tmp_path, kernels):
 
 
 @built
-def test_a_bundle_with_kernels_can_be_checked_again(wide, tmp_path):
-    bundle = export_kernels(wide, tmp_path / "bundle")
-    assert check_bundle(bundle.folder, wide).passed
+@pytest.mark.parametrize("activations", [7, 8])
+def test_a_bundle_with_kernels_can_be_checked_again(wide, tmp_path, activations):
+    """Against PyTorch that rounds to as many bits: to others, it errs by more."""
+    bundle = export_kernels(wide, tmp_path / "bundle", activations=activations)
+    parity = check_bundle(bundle.folder, wide)
+    assert parity.passed
+    edit_json(bundle.folder / "bundle.json", activations=15 - activations)
+    assert check_bundle(bundle.folder, wide).heads["dense"].max_error > 10 * parity.heads["dense"].max_error
+
+
+@pytest.mark.parametrize(("target", "kernels"), [("cpu-int8", None), ("cpu-int8", PASSES), ("cpu-fp32", "auto")])
+def test_seven_bits_are_for_int8_linear(wide, tmp_path, monkeypatch, target, kernels):
+    """Without it they would only err more: an error before any work is done."""
+    monkeypatch.setattr(export_module, "library", lambda: Path("library.so"))
+    request = Request(
+        model="wide",
+        target=target,
+        checkpoint=wide,
+        kernels=kernels,
+        activations=7,
+        options=Options(pooling="cls"),
+    )
+    with pytest.raises(InputError, match="activations: expected 8 bits where the operator Int8Linear"):
+        export(request, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +123,7 @@ def test_a_bundle_without_its_kernels_is_refused(tiny_bundle, tmp_path, monkeypa
 
 def test_other_targets_have_no_kernels(tiny_checkpoint, tmp_path):
     request = Request(
-        model="tiny", target="cpu-fp32", checkpoint=tiny_checkpoint, kernels="linear", options=Options(pooling="cls")
+        model="tiny", target="cpu-fp32", checkpoint=tiny_checkpoint, kernels=LINEAR, options=Options(pooling="cls")
     )
     with pytest.raises(InputError, match="kernels: expected none"):
         export(request, tmp_path / "bundle")
@@ -134,11 +170,15 @@ def test_operators_that_were_not_built_are_asked_for(wide, tmp_path, monkeypatch
 
 
 @built
-def test_auto_takes_the_operators(wide, tmp_path):
+@pytest.mark.parametrize("activations", ["7", "8"])
+def test_auto_takes_the_operators(wide, tmp_path, activations):
     """And `bge info` tells of them."""
     arguments = ["run", "wide", "--checkpoint", wide, "--target", "cpu-int8", "--pooling", "cls", "--kernels", "auto"]
-    result = CliRunner().invoke(cli, [str(part) for part in [*arguments, "--out", tmp_path / "bundle"]])
+    arguments += ["--activations", activations, "--out", tmp_path / "bundle"]
+    result = CliRunner().invoke(cli, [str(part) for part in arguments])
     assert result.exit_code == 0, result.output
     assert Bundle.open(tmp_path / "bundle").kernels == (bge_kernels.NAME,)
     told = CliRunner().invoke(runtime_cli, ["info", str(tmp_path / "bundle")])
     assert f"operators    {bge_kernels.NAME}" in told.output
+    assert f"activations  {activations} bits" in told.output
+    assert Bundle.open(tmp_path / "bundle").name.endswith("-activations7") == (activations == "7")

@@ -25,7 +25,10 @@ built = pytest.mark.skipif(not bge_kernels.library(), reason="built with BGE_KER
 
 ROWS = [1, 2, 5, 6, 7, 15, 16, 17, 31, 33, 63, 65, 127, 129, 193]
 WIDTHS = [1, 3, 15, 16, 17, 63, 65, 130]
-LEVELS, ZERO, PAIR = 109, 110, 149
+LEVELS, ZERO = 109, 110
+BUDGETS = {1: (219, 149), 2: (127, 258)}
+"""By the quads that are added up in 16 bits: the largest byte, and what the weights of one sign have together."""
+
 TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.uint8): TensorProto.UINT8}
 
 
@@ -61,13 +64,16 @@ def floats(shape, seed=0, scale=3.0):
     return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(np.float32)
 
 
-def bytes_of(rows, width, seed=0):
-    return np.random.default_rng(seed).integers(ZERO - LEVELS, ZERO + LEVELS + 1, (rows, width)).astype(np.uint8)
+def bytes_of(rows, width, added=1, seed=0):
+    largest, _ = BUDGETS[added]
+    return np.random.default_rng(seed).integers(1, largest + 1, (rows, width)).astype(np.uint8)
 
 
-def weights(inputs, outputs, seed=0):
-    """Integers (N, K) of which no two of one sign exceed PAIR, whatever their neighbours."""
-    return np.random.default_rng(seed).integers(-(PAIR // 2), PAIR // 2 + 1, (outputs, inputs)).astype(np.int8)
+def weights(inputs, outputs, added=1, seed=0):
+    """Integers (N, K) that stay within the budget, whatever their neighbours."""
+    _, most = BUDGETS[added]
+    share = most // (2 * added)
+    return np.random.default_rng(seed).integers(-share, share + 1, (outputs, inputs)).astype(np.int8)
 
 
 @built
@@ -159,14 +165,16 @@ def test_residual_layer_norm(rows, width):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
-def linear(rows, inputs, outputs, gelu=0, threads=2, weight=None, bytes_=None):
-    weight = weights(inputs, outputs) if weight is None else weight
-    bytes_ = bytes_of(rows, inputs) if bytes_ is None else bytes_
+def linear(rows, inputs, outputs, gelu=0, threads=2, weight=None, bytes_=None, added=1):
+    weight = weights(inputs, outputs, added) if weight is None else weight
+    bytes_ = bytes_of(rows, inputs, added) if bytes_ is None else bytes_
     steps, scales, bias = np.abs(floats((rows, 1), 1, 0.01)), np.abs(floats(outputs, 2, 0.01)), floats(outputs, 3)
-    packed, offsets = pack(weight, ZERO)
+    zero = BUDGETS[added][0] // 2 + 1
+    packed, offsets = pack(weight, zero)
     constants = {"w": packed, "o": offsets, "s": scales}
-    found = run("Int8Linear", [bytes_, steps, *constants, bias], constants, threads=threads, gelu=gelu)[0]
-    return found, int8_linear(bytes_, steps, weight, scales, bias, zero=ZERO, gelu=bool(gelu))
+    how = {"threads": threads, "gelu": gelu, "added": added}
+    found = run("Int8Linear", [bytes_, steps, *constants, bias], constants, **how)[0]
+    return found, int8_linear(bytes_, steps, weight, scales, bias, zero=zero, gelu=bool(gelu))
 
 
 @built
@@ -187,22 +195,26 @@ def test_int8_linear_with_gelu(rows):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * max(1, np.abs(wanted).max()))
 
 
+EXTREMES = {1: [(127, 22), (-127, -22), (75, 74), (127, -127)], 2: [(127, 2), (-2, -127), (65, 64), (127, -127)]}
+
+
 @built
-@pytest.mark.parametrize("byte", [ZERO - LEVELS, ZERO + LEVELS])
-@pytest.mark.parametrize("pair", [(127, 22), (-127, -22), (75, 74), (127, -127)])
-def test_extreme_operands_do_not_saturate(byte, pair):
-    """All bytes at their end and all neighbours at the budget of a pair: the sums are exact."""
-    weight = np.tile(np.array(pair, dtype=np.int8), (70, 192))
-    found, wanted = linear(7, 384, 70, weight=weight, bytes_=np.full((7, 384), byte, dtype=np.uint8))
+@pytest.mark.parametrize("low", [True, False])
+@pytest.mark.parametrize(("added", "pair"), [(added, pair) for added in EXTREMES for pair in EXTREMES[added]])
+def test_extreme_operands_do_not_saturate(low, added, pair):
+    """All bytes at their end and all weights at the budget: the sums are exact."""
+    weight = np.tile(np.array(pair, dtype=np.int8), (70, 194))
+    bytes_ = np.full((7, 388), 1 if low else BUDGETS[added][0], dtype=np.uint8)
+    found, wanted = linear(7, 388, 70, weight=weight, bytes_=bytes_, added=added)
     np.testing.assert_array_equal(found, wanted)
 
 
 @built
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 40), st.integers(1, 300), st.integers(1, 200), st.integers(1, 3))
-def test_any_shape(rows, inputs, outputs, threads):
+@given(st.integers(0, 40), st.integers(1, 300), st.integers(1, 200), st.integers(1, 3), st.integers(1, 2))
+def test_any_shape(rows, inputs, outputs, threads, added):
     """Fuzzed shapes, no rows among them."""
-    found, wanted = linear(rows, inputs, outputs, threads=threads)
+    found, wanted = linear(rows, inputs, outputs, threads=threads, added=added)
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -228,13 +240,14 @@ WRONG = [
     ("Int8Linear", [bytes_of(2, 6), floats((2, 1)), *"wos", floats(65)], {}, r"weight \(2, 2, 64, 4\), found"),
     ("Int8Linear", [bytes_of(2, 6), floats((2, 1)), *"wot", floats(4)], {}, r"scales \(4\), found \(3\)"),
     ("Int8Linear", [bytes_of(2, 6), floats((2, 1)), *"wos", floats((1, 4))], {}, r"bias \(N\), found \(1, 4\)"),
+    ("Int8Linear", [bytes_of(2, 6), floats((2, 1)), *"wos", floats(4)], {"added": 3}, "expected added 1 or 2, found 3"),
     ("RotateQuantize", [floats((2, 64))], {"zero": 5}, r"zero - levels and zero \+ levels in 0 to 255"),
 ]
 ATTRIBUTES = {
     "RotateQuantize": {"rotated": 1, "levels": 109.0, "zero": ZERO, "outputs": 2},
     "DequantizeBiasGelu": {"gelu": 0},
     "ResidualLayerNorm": {"epsilon": 1e-12},
-    "Int8Linear": {"gelu": 0},
+    "Int8Linear": {"gelu": 0, "added": 1},
 }
 
 
@@ -252,12 +265,15 @@ BITS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from test_kernels import floats, linear, run
+from test_kernels import EXTREMES, floats, linear, run
 x = floats((33, 384))
 found = [*run("RotateQuantize", [x], outputs=2, rotated=1, levels=109.0, zero=110)]
 found += run("DequantizeBiasGelu", [x, floats((33, 1), 1), floats(384, 2)], gelu=1)
 found += run("ResidualLayerNorm", [x, floats(x.shape, 1), floats(384, 2), floats(384, 3)], epsilon=1e-12)
-found += [linear(33, 384, 129, gelu=1)[0], linear(17, 67, 65)[0]]
+found += [linear(33, 384, 129, gelu=1)[0], linear(17, 67, 65)[0], linear(33, 388, 129, added=2)[0]]
+for pair in EXTREMES[2]:
+    weight = np.tile(np.array(pair, dtype=np.int8), (70, 194))
+    found += [linear(7, 388, 70, weight=weight, bytes_=np.full((7, 388), 127, dtype=np.uint8), added=2)[0]]
 np.savez(sys.argv[2], *found)
 """
 
@@ -278,7 +294,7 @@ def bits_of(isa, file):
 
 
 @built
-@pytest.mark.parametrize("isa", ["avx512_vnni", "avx2"])
+@pytest.mark.parametrize("isa", ["avx512_vnni", "avx_vnni", "avx2"])
 def test_every_instruction_set_gives_the_same_bits(isa, tmp_path):
     """Those that any CPU has give them, too."""
     found, wanted = bits_of(isa, tmp_path / "found.npz"), bits_of("baseline", tmp_path / "wanted.npz")

@@ -61,6 +61,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         prompts=recipe.prompts,
         special_ids={},
         kernels=(NAME,) if request.kernels else (),
+        activations=request.activations if target.calibrates else None,
         weights=target.stores if request.weights == "fp32" else request.weights,
         calibration=(request.calibration or calibrate.RANDOM_IDS).described if target.calibrates else None,
         versions=bundle_writer.versions(),
@@ -74,5 +75,5 @@ def _name(request: Request) -> str:
     """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
     texts = request.calibration and request.calibration.texts
     special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * bool(texts)
-    special += ["kernels"] * bool(request.kernels)
+    special += ["kernels"] * bool(request.kernels) + ["activations7"] * (request.activations == 7)
     return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])

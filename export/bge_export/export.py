@@ -16,8 +16,9 @@ from bge_export.compare import Expected, Limits, compare, compare_apart
 from bge_export.config import parse_config, read_json
 from bge_export.describe import describe, wanted_of
 from bge_export.folder import atomic_folder, require_free
+from bge_export.int8 import EIGHT_BITS, SEVEN_BITS
 from bge_export.lowering import Lowering, half, lower
-from bge_export.lowering.int8_kernels import Kernels, best_kernels
+from bge_export.lowering.int8_kernels import Int8, Operators, best_operators
 from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGETS, Target
 from bge_export.models import MODELS
 from bge_export.request import Request, checkpoint_sha256, open_checkpoint
@@ -39,7 +40,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe, target = _read(request, folder)
-        request = dataclasses.replace(request, kernels=_kernels(request, target))
+        request = dataclasses.replace(request, kernels=_operators(request, target))
         if request.check:
             check.require_provider(target)
         stored = 0.5 if request.weights == "fp16" else 1
@@ -77,20 +78,34 @@ def _lowering(
         return target.lowering(config, None)
     texts = request.calibration or calibrate.RANDOM_IDS
     hessians = calibrate.hessians(folder, recipe, texts, progress=progress)
-    if target.kernels and request.kernels and request.kernels != "auto":  # which `export` has resolved
-        return target.kernels(config, hessians, request.kernels)
-    return target.lowering(config, hessians)
+    assert request.kernels != "auto"  # `export` has resolved it
+    how = Int8(
+        hessians=hessians,
+        operators=request.kernels or frozenset(),
+        grid=EIGHT_BITS if request.activations == 8 else SEVEN_BITS,
+    )
+    return target.lowering(config, how)
 
 
-def _kernels(request: Request, target: Target) -> Kernels | None:
-    """The operators that are asked for; the best at hand for "auto". Raises InputError: this target has none."""
+def _operators(request: Request, target: Target) -> Operators | None:
+    """The operators that are asked for; the best at hand for "auto".
+
+    Raises InputError: this target has none, none were built, or they have no use for bytes of seven bits.
+    """
     if request.kernels == "auto":
-        return best_kernels() if target.kernels else None
-    if request.kernels and not target.kernels:
+        found = best_operators() if target.calibrates else None
+    elif request.kernels and not target.calibrates:
         raise InputError("kernels: expected none for all but the target cpu-int8 of a BERT or XLM-R, found some.")
-    if request.kernels and request.check and not library():
+    elif request.kernels and request.check and not library():
         raise InputError("kernels: expected operators that were built here, found none.\n    See kernels/README.md.")
-    return request.kernels
+    else:
+        found = request.kernels
+    if request.activations != 8 and "Int8Linear" not in (found or ()):
+        raise InputError(
+            "activations: expected 8 bits where the operator Int8Linear does not take part, found 7.\n"
+            "    Build the operators as kernels/README.md says and add --target cpu-int8 --kernels auto."
+        )
+    return found
 
 
 def _compare(bundle: Bundle, expected: Expected, limits: Limits, *, progress: bool) -> Parity:
@@ -175,6 +190,7 @@ def check_bundle(
         tokenizer=tokenizer,
         weights="fp32" if bundle.weights == target.stores else bundle.weights,
         calibration=_same_calibration(bundle, calibration),
+        activations=bundle.activations or 8,
     )
     with open_checkpoint(request) as (weights_folder, source):
         _require_same(bundle, weights_folder, source.sha256)

@@ -1,7 +1,7 @@
 """Rounding that makes up for itself: each weight's error is spread over the weights that are not rounded yet.
 
-GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1, with natural column order, and with the budget of pairs that
-`lowering.cpu_int8` has.
+GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1, with natural column order, and within the sums of products that
+AVX2 has 16 bits for.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_export.int8 import LARGEST, Grid
 from bge_export.weights import Array
 
 DAMPING = 0.3
@@ -29,12 +30,11 @@ Hessians = Mapping[str, Array]
 """Of a module's input rows X (rows, K): X'X, (K, K)."""
 
 
-def round_with(weight: Array, hessian: Array, scales: Array, *, largest: int, pair: int) -> NDArray[np.int8]:
+def round_with(weight: Array, hessian: Array, scales: Array, grid: Grid) -> NDArray[np.int8]:
     """Integers (N, K) for a weight (N, K) that err least on inputs with `hessian` (K, K).
 
     scales   (N,), of each output
-    largest  of an integer without its sign
-    pair     the most that two neighbours of one sign have together: the second one gives way
+    grid     what the weights of one sum have together: the last ones give way
     """
     upper = _inverse_factor(hessian)
     left = weight.astype(np.float32).copy()
@@ -44,11 +44,10 @@ def round_with(weight: Array, hessian: Array, scales: Array, *, largest: int, pa
         stop = min(start + BLOCK, width)
         errors = np.zeros((len(weight), stop - start), dtype=np.float32)
         for column in range(start, stop):
-            found = np.clip(np.rint(left[:, column] / scales), -largest, largest)
-            if column % 2:
-                before = integers[:, column - 1]
-                room = np.where(before * found > 0, pair - np.abs(before), largest)
-                found = np.sign(found) * np.minimum(np.abs(found), room)
+            found = np.clip(np.rint(left[:, column] / scales), -LARGEST, LARGEST)
+            before = integers[:, grid.summed_with(column)]
+            taken = np.abs(np.where(before * found[:, None] > 0, before, 0)).sum(axis=1)
+            found = np.sign(found) * np.minimum(np.abs(found), grid.most - taken)
             integers[:, column] = found
             error = (left[:, column] - found * scales) / upper[column, column]
             left[:, column:stop] -= np.outer(error, upper[column, column:stop])

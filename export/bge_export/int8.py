@@ -29,15 +29,58 @@ Integers = NDArray[np.int8]
 
 LARGEST = 127
 TINY = np.float32(1e-30)  # the step of a row of zeros, here and in the graph
+QUAD = 4
+"""Inputs that CPUs multiply and add up at once."""
 
 
-LEVELS = 109
-"""A row's largest value without its sign, as an integer. Bytes are this plus `ZERO`, 1 to 219."""
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The integers that rows and weights are rounded to, so that AVX2's sums of products fit into 16 bits.
 
-ZERO = LEVELS + 1
-PAIR = 149
-"""The most that two neighbouring weights of one sign have together: AVX2's vpmaddubsw adds two products of bytes in 16
-bits, and 219 · 149 = 32631; int16 ends at 32767. Fewer levels for more of a pair err as much."""
+    vpmaddubsw adds two products of neighbours in 16 bits, where it saturates; the same of the next quads are added to
+    them before they are widened to 32.
+
+    levels  a row's largest value without its sign; bytes are this plus `zero`, from 1 to 2 * levels + 1
+    added   quads whose sums are added up in 16 bits
+    most    that the weights of one sign in such a sum have together: (2 * levels + 1) * most is below 2 ** 15
+    """
+
+    levels: int
+    added: int
+    most: int
+
+    @property
+    def zero(self) -> int:
+        return self.levels + 1
+
+    def summed_with(self, place: int) -> list[int]:
+        """The inputs in front of `place` whose products are added up with its own."""
+        start, first = place - place % (QUAD * self.added), place % QUAD // 2 * 2
+        group = [start + QUAD * quad + first + member for quad in range(self.added) for member in (0, 1)]
+        return [other for other in group if other < place]
+
+    def within(self, integers: Array) -> Array:
+        """Integers (N, K) of which those of one sign in a sum give what they have over `most`, an equal share each."""
+        quads = integers.reshape(len(integers), -1, self.added, QUAD // 2, 2)
+        sums = quads.swapaxes(2, 3).reshape(len(integers), -1, QUAD // 2, 2 * self.added)
+        found = self._cut(np.maximum(sums, 0)) - self._cut(np.maximum(-sums, 0))
+        found = found.reshape(len(integers), -1, QUAD // 2, self.added, 2).swapaxes(2, 3)
+        return np.ascontiguousarray(found).reshape(integers.shape)
+
+    def _cut(self, sizes: Array) -> Array:
+        while (excess := np.maximum(sizes.sum(axis=-1, keepdims=True) - self.most, 0)).any():
+            given = sizes > 0
+            count = np.maximum(given.sum(axis=-1, keepdims=True), 1)
+            shares = (excess + count - given.cumsum(axis=-1)) // count  # the first give what is left over
+            sizes = sizes - np.minimum(shares * given, sizes)
+        return sizes
+
+
+EIGHT_BITS = Grid(levels=109, added=1, most=149)
+"""219 * 149 = 32631. Fewer levels for more of a pair err as much."""
+
+SEVEN_BITS = Grid(levels=63, added=2, most=258)
+"""127 * 258 = 32766. The bytes have seven bits, and AVX2 widens half as often."""
 
 
 class Sizes(Protocol):
@@ -72,8 +115,8 @@ def rotate(rows: Array, size: int) -> Array:
     return rotated
 
 
-def quantize(weight: Array) -> tuple[Integers, Array]:
-    """Integers (N, K) from -127 to 127, neighbours of one sign within `PAIR`, and a scale for each output (N,).
+def quantize(weight: Array, grid: Grid = EIGHT_BITS) -> tuple[Integers, Array]:
+    """Integers (N, K) from -127 to 127 within the grid's sums, and a scale for each output (N,).
 
     Of some scales each output takes the one whose integers err least.
     """
@@ -83,20 +126,11 @@ def quantize(weight: Array) -> tuple[Integers, Array]:
     scales = np.ones(len(weight), dtype=np.float32)
     for ratio in RATIOS:
         step = np.where(largest > 0, largest * (ratio / np.float32(LARGEST)), np.float32(1))
-        found = within_budget(np.rint(weight / step[:, None]))
+        found = grid.within(np.rint(weight / step[:, None]))
         errors = np.square(found * step[:, None] - weight).sum(axis=1)
         better = errors < best
         integers[better], scales[better], best[better] = found[better], step[better], errors[better]
     return integers, scales
-
-
-def within_budget(integers: Array) -> Array:
-    """Integers (N, K) of which both neighbours give half of what two of one sign have over `PAIR`."""
-    pairs = integers.reshape(len(integers), -1, 2)
-    excess = np.maximum(np.abs(pairs.sum(axis=2)) - PAIR, 0) * (pairs[..., 0] * pairs[..., 1] > 0)
-    shares = np.stack([np.ceil(excess / 2), np.floor(excess / 2)], axis=2)
-    found: Array = (pairs - np.sign(pairs) * shares).reshape(integers.shape)
-    return found
 
 
 @dataclass(frozen=True, slots=True)

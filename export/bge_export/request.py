@@ -13,7 +13,7 @@ from typing import Literal
 from bge_export import catalog, heads, hub, random_checkpoint
 from bge_export.calibrate import Texts
 from bge_export.checkpoint import Options
-from bge_export.lowering.int8_kernels import Kernels
+from bge_export.lowering.int8_kernels import Operators
 from bge_export.weights import sha256_of, weight_files
 from bge_onnx import CheckpointError
 from bge_onnx.bundle import Source, Storage
@@ -32,7 +32,8 @@ class Request:
     tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
     weights: Storage = "fp32"  # how matrices are stored; cpu-fp32 of encoders offers fp16
     calibration: Texts | None = None  # rounding makes these err least; None for random ids where the target rounds
-    kernels: Kernels | Literal["auto"] | None = None  # operators of bge_kernels, which its user needs too, for cpu-int8
+    kernels: Operators | Literal["auto"] | None = None  # of bge_kernels, which its user needs too; for cpu-int8
+    activations: Literal[7, 8] = 8  # bits of the bytes that rows are rounded to; 7 for Int8Linear, faster on AVX2
     check: bool = True  # compare with PyTorch; without, for a provider that is not at hand
     options: Options = dataclasses.field(default_factory=Options)
 

@@ -20,6 +20,9 @@ BGE_DECLARE(baseline)
 BGE_DECLARE(avx2)
 BGE_DECLARE(avx512_vnni)
 #endif
+#if defined(BGE_AVX_VNNI)
+BGE_DECLARE(avx_vnni)
+#endif
 
 std::vector<const Functions*> supported() {
   std::vector<const Functions*> found;
@@ -28,6 +31,9 @@ std::vector<const Functions*> supported() {
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni"))
     found.push_back(&avx512_vnni::FUNCTIONS);
+#if defined(BGE_AVX_VNNI)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("avxvnni")) found.push_back(&avx_vnni::FUNCTIONS);
+#endif
   if (__builtin_cpu_supports("avx2")) found.push_back(&avx2::FUNCTIONS);
 #endif
   found.push_back(&baseline::FUNCTIONS);

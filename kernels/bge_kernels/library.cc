@@ -210,8 +210,12 @@ struct ResidualLayerNorm : Operator<ResidualLayerNorm, ResidualLayerNormKernel> 
 struct Int8LinearKernel : WithStatus<Int8LinearKernel> {
   static constexpr const char* NAME = "Int8Linear";
   bool gelu;
+  int64_t added;
 
-  explicit Int8LinearKernel(const Ort::ConstKernelInfo& info) : gelu(info.GetAttribute<int64_t>("gelu") != 0) {}
+  explicit Int8LinearKernel(const Ort::ConstKernelInfo& info)
+      : gelu(info.GetAttribute<int64_t>("gelu") != 0), added(info.GetAttribute<int64_t>("added")) {
+    if (added != 1 && added != 2) refuse(NAME, "added 1 or 2", std::to_string(added));
+  }
 
   void compute(const Ort::KernelContext& context) const {
     Shape shape = rows_shape(context, NAME, "bytes (..., K)");
@@ -227,7 +231,7 @@ struct Int8LinearKernel : WithStatus<Int8LinearKernel> {
                              context.GetInput(3).GetTensorData<int32_t>(),
                              context.GetInput(4).GetTensorData<float>(),
                              context.GetInput(5).GetTensorData<float>(),
-                             quads, outputs, gelu};
+                             quads, outputs, gelu, added};
     std::vector<uint8_t> copied;
     const uint8_t* bytes = context.GetInput(0).GetTensorData<uint8_t>();
     if (quads * bge::QUAD != inputs) {  // rows of whole quads

@@ -131,6 +131,7 @@ class Bundle:
     prompts: Mapping[str, str]  # "query", "passage" -> text put in front
     special_ids: Mapping[str, int]  # "pad", "cls", "sep", "unk", "mask" -> token id
     kernels: tuple[str, ...]  # custom operator libraries needed
+    activations: Literal[7, 8] | None  # bits of the integers that linear layers' inputs are rounded to; None is float
     weights: Storage  # how matrices that the target does not round are stored; CPUs compute in float32
     calibration: str | None  # the texts that its weights were rounded for
     versions: Mapping[str, str]  # of what made it

@@ -173,6 +173,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         "weights": f"{source.kind} {source.revision or source.sha256 or source.seed}",
         "target": f"{manifest.target}, runs on {provider} with {embedder.session.threads} threads",
         "stored": f"matrices in {manifest.weights}, calibration {manifest.calibration or 'none'}",
+        **({"activations": f"{manifest.activations} bits"} if manifest.activations else {}),
         **({"operators": ", ".join(manifest.kernels)} if manifest.kernels else {}),
         "heads": ", ".join(f"{head} ({width})" for head, width in manifest.dims.items()),
         "pooling": f"{manifest.pooling}{', normalised' if manifest.normalized else ''}",

@@ -5,7 +5,7 @@ scale for each row, so that a text's vector depends on no other text. The weight
 rounded with a scale for each output. Inside attention the rotation is folded into the weights before and after it:
 https://arxiv.org/abs/2404.00456 (QuaRot). Word embeddings are rounded in blocks, as the decoders' are.
 
-`int8.PAIR` keeps every sum of two products within 16 bits, as AVX2 computes them: the same bytes give the same integers
+`int8.Grid` keeps every sum of two products within 16 bits, as AVX2 computes them: the same bytes give the same integers
 on all CPUs.
 """
 
@@ -21,12 +21,10 @@ from numpy.typing import NDArray
 from bge_export.compare import Limits
 from bge_export.gptq import Hessians, round_with
 from bge_export.int8 import (
-    LARGEST,
-    LEVELS,
-    PAIR,
+    EIGHT_BITS,
     TINY,
     WORD_TABLE,
-    ZERO,
+    Grid,
     Integers,
     Linear,
     Sizes,
@@ -35,7 +33,7 @@ from bge_export.int8 import (
     quantize,
     rotate,
 )
-from bge_export.lowering import Lowering, Swap, cpu_fp32, cpu_nbits, import_domain
+from bge_export.lowering import cpu_fp32, cpu_nbits, import_domain
 from bge_export.lowering.initializers import add, add_together
 from bge_export.ops import MODULE
 from bge_export.weights import Array
@@ -44,9 +42,6 @@ LIMITED_LAYERS, LIMIT = 6, 0.002
 """Of 1 - cosine, up to so many layers; more in proportion. Trained all-MiniLM-L6-v2 (6 layers) errs by 0.0013, seeded
 random weights by 0.0004 in bge-base (12) and 0.0015 in bge-m3 (24)."""
 
-
-OnBytes = Callable[[ir.Node, Linear, ir.Value], ir.Node]
-"""The node of a linear call on bytes, and the inputs of that call."""
 
 Kind = tuple[str, ir.DataType, tuple[int, ...]]
 """What is put behind a matrix's name, dtype and shape."""
@@ -63,9 +58,9 @@ class Quantizer:
     hessians  of the inputs of its linear modules, by name; None rounds each weight by itself. Each is let go when used.
     """
 
-    def __init__(self, config: Sizes, hessians: Hessians | None) -> None:
+    def __init__(self, config: Sizes, hessians: Hessians | None, grid: Grid = EIGHT_BITS) -> None:
         check_sizes(config)
-        self.config, self.hessians = config, dict(hessians or {})
+        self.config, self.hessians, self.grid = config, dict(hessians or {}), grid
         self._done: dict[str, tuple[Integers, Array]] = {}  # for the graph, what the check has rounded before
 
     def quantize(self, module: str, linear: Linear, weight: Array) -> tuple[Integers, Array]:
@@ -73,11 +68,11 @@ class Quantizer:
         if module in self._done:
             return self._done[module]
         rotated = linear.rotate(weight)
-        integers, scales = quantize(rotated)
+        integers, scales = quantize(rotated, self.grid)
         if module in self.hessians:
             half = rotate(self.hessians.pop(module), linear.inputs)
             hessian = rotate(half.T, linear.inputs)
-            integers = round_with(rotated, hessian, scales, largest=LARGEST, pair=PAIR)
+            integers = round_with(rotated, hessian, scales, self.grid)
         self._done[module] = integers, scales
         return integers, scales
 
@@ -98,18 +93,27 @@ class Quantizer:
         if linear is None:
             return rows
         rotated = rotate(rows, linear.inputs)
-        steps = np.maximum(np.abs(rotated).max(axis=1, keepdims=True) / np.float32(LEVELS), TINY)
+        steps = np.maximum(np.abs(rotated).max(axis=1, keepdims=True) / np.float32(self.grid.levels), TINY)
         return rotate(np.rint(rotated / steps) * steps, linear.inputs)
 
-    def swap(self, on_bytes: OnBytes) -> Swap:
-        """Of linear layers: what `on_bytes` gives for those that are rounded, the others as they are."""
+    def swap(self, call: ir.Node) -> ir.Node:
+        """A linear layer that is rounded, on bytes; the others as they are."""
+        linear, x = Linear.of(call.metadata_props[MODULE], self.config), call.inputs[0]
+        assert x
+        return self.on_bytes(call, linear, x) if linear else call
 
-        def swap(call: ir.Node) -> ir.Node:
-            linear, x = Linear.of(call.metadata_props[MODULE], self.config), call.inputs[0]
-            assert x
-            return on_bytes(call, linear, x) if linear else call
+    def on_bytes(self, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
+        """The node that takes the place of a linear call on `x`, in ONNX's and ONNX Runtime's own operators."""
+        operands = [*self.rows(call, linear, x), *self.operands(call, linear), self.zero(call), bias_of(call, linear)]
+        return ir.node("int8_linear", operands, domain=call.domain)
 
-        return swap
+    def rows(self, call: ir.Node, linear: Linear, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Bytes and scales of a linear call's input, made once for all layers that read it."""
+        return _rows(call, x, linear.inputs if linear.online else 0, self.grid)
+
+    def zero(self, call: ir.Node) -> ir.Value:
+        """The byte that stands for zero."""
+        return constant(call, "zero", np.array(self.grid.zero, dtype=np.uint8))
 
     def weights(self, call: ir.Node, linear: Linear, kinds: Sequence[Kind], arrange: Arrange) -> list[ir.Value]:
         """Weights of the graph that `arrange` makes of a linear call's integers (N, K) and scales (N,)."""
@@ -129,20 +133,6 @@ class Quantizer:
         )
         return integers, scales
 
-    def standard(self, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
-        """A linear layer on bytes in ONNX's and ONNX Runtime's own operators."""
-        integers, scale = _rows(call, x, linear.inputs if linear.online else 0)
-        zero = constant(call, "zero", np.array(ZERO, dtype=np.uint8))
-        inputs = [integers, scale, *self.operands(call, linear), zero, bias_of(call, linear)]
-        return ir.node("int8_linear", inputs, domain=call.domain)
-
-
-def lowering(config: Sizes, hessians: Hessians | None) -> Lowering:
-    """The target's lowering of one model."""
-    quantizer = Quantizer(config, hessians)
-    swaps = {**SWAPS, "linear": quantizer.swap(quantizer.standard)}
-    return Lowering(swaps, quantizer.rounded, quantizer.rounded_inputs)
-
 
 def limits(config: Sizes) -> Limits:
     """Of errors against PyTorch that rounds alike. Where an input lies in the middle of two integers the last bits of
@@ -153,18 +143,17 @@ def limits(config: Sizes) -> Limits:
     return Limits(measure="1 - cosine", vectors=vectors, sparse=2 * float(np.sqrt(2 * vectors)))
 
 
-def _rows(call: ir.Node, x: ir.Value, rotated: int) -> tuple[ir.Value, ir.Value]:
-    """Bytes and scales of `x`, made once for all layers that read it."""
+def _rows(call: ir.Node, x: ir.Value, rotated: int, grid: Grid) -> tuple[ir.Value, ir.Value]:
     if rotated:
         matrix = constant(call, f"hadamard.{rotated}", hadamard(rotated))
         done = [user for user, _ in x.uses() if user.op_type == "rotate_blocks" and user.inputs[1] is matrix]
         if done:
-            return _rows(call, done[0].outputs[0], 0)
-        return _rows(call, insert(call, ir.node("rotate_blocks", [x, matrix], domain=call.domain))[0], 0)
+            return _rows(call, done[0].outputs[0], 0, grid)
+        return _rows(call, insert(call, ir.node("rotate_blocks", [x, matrix], domain=call.domain))[0], 0, grid)
     for user, _ in x.uses():
         if user.op_type == "int8_rows":
             return user.outputs[0], user.outputs[1]
-    attributes = {"levels": LEVELS, "zero": ZERO}
+    attributes = {"levels": grid.levels, "zero": grid.zero}
     bytes_, scale = insert(call, ir.node("int8_rows", [x], attributes, domain=call.domain, num_outputs=2))
     return bytes_, scale
 

@@ -1,4 +1,4 @@
-"""Encoders' `cpu-int8` with the operators of `bge_kernels`: the same weights, fewer passes over memory.
+"""Encoders' `cpu-int8`, with the operators of `bge_kernels` where they are wanted: fewer passes over memory.
 
 Linear layers without GELU are the same bits as those of `cpu_int8`'s standard operators, given the same rows; those are
 rotated and summed in another order, and rounded with a reciprocal where standard operators divide.
@@ -7,14 +7,13 @@ rotated and summed in another order, and rounded with a reciprocal where standar
 from __future__ import annotations
 
 import platform
-from functools import partial
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from bge_export.gptq import Hessians
-from bge_export.int8 import LEVELS, ZERO, Linear, Sizes
+from bge_export.int8 import EIGHT_BITS, Grid, Linear, Sizes
 from bge_export.lowering import Lowering, cpu_int8
 from bge_kernels import DOMAIN, library
 from bge_kernels.int8_linear.reference import pack, packed_shape
@@ -22,48 +21,94 @@ from bge_kernels.int8_linear.reference import pack, packed_shape
 X86 = ("x86_64", "AMD64")
 """Where `Int8Linear` has code for the CPU's products of bytes."""
 
-Kernels = Literal["passes", "linear"]
-"""Which operators: the passes around ONNX Runtime's products, or linear layers with products of their own."""
+Operators = frozenset[str]
+"""Names of operators of `bge_kernels`."""
+
+PASSES: Operators = frozenset({"RotateQuantize", "DequantizeBiasGelu", "ResidualLayerNorm"})
+"""What stands around ONNX Runtime's products."""
+
+LINEAR: Operators = frozenset({"RotateQuantize", "Int8Linear", "ResidualLayerNorm"})
+"""The products too."""
 
 
-def best_kernels() -> Kernels | None:
+def best_operators() -> Operators | None:
     """What runs fastest on this machine; None where no operators were built."""
     if not library():
         return None
-    return "linear" if platform.machine() in X86 else "passes"
+    return LINEAR if platform.machine() in X86 else PASSES
 
 
-def lowering(config: Sizes, hessians: Hessians | None, kernels: Kernels) -> Lowering:
-    """The lowering of one model, with the roundings of `cpu_int8`'s."""
-    quantizer = cpu_int8.Quantizer(config, hessians)
-    on_bytes = partial(int8_linear if kernels == "linear" else product_and_pass, quantizer)
-    swaps = {**cpu_int8.SWAPS, "linear": quantizer.swap(on_bytes), "gelu": gelu, "layer_norm": layer_norm}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Int8:
+    """How the linear layers of an encoder are computed on bytes.
+
+    hessians   of the inputs of its linear modules, by name; None rounds each weight by itself
+    operators  in the place of standard ones
+    """
+
+    hessians: Hessians | None = None
+    operators: Operators = frozenset()
+    grid: Grid = EIGHT_BITS
+
+
+class Quantizer(cpu_int8.Quantizer):
+    """Rounds as `cpu_int8`'s does, and puts the operators into the graph."""
+
+    def __init__(self, config: Sizes, how: Int8) -> None:
+        super().__init__(config, how.hessians, how.grid)
+        self.names = how.operators
+
+    def rows(self, call: ir.Node, linear: Linear, x: ir.Value) -> tuple[ir.Value, ir.Value]:
+        if "RotateQuantize" not in self.names:
+            return super().rows(call, linear, x)
+        for user, _ in x.uses():
+            if user.op_type == "RotateQuantize" and user.attributes["rotated"].as_int() == linear.online:
+                return user.outputs[0], user.outputs[1]
+        how = {"rotated": int(linear.online), "levels": float(self.grid.levels), "zero": self.grid.zero}
+        bytes_, steps = cpu_int8.insert(call, ir.node("RotateQuantize", [x], how, domain=DOMAIN, num_outputs=2))
+        return bytes_, steps
+
+    def on_bytes(self, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
+        if "Int8Linear" in self.names:
+            return self._int8_linear(call, linear, x)
+        if "DequantizeBiasGelu" in self.names:
+            return self._product_and_pass(call, linear, x)
+        return super().on_bytes(call, linear, x)
+
+    def _int8_linear(self, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
+        """A linear layer on bytes, with the GELU that follows it; its weight as the operator reads it."""
+        inputs, outputs = cpu_int8.sizes(call)
+        kinds = (
+            ("q8", ir.DataType.INT8, packed_shape(inputs, outputs)),
+            ("offsets", ir.DataType.INT32, (outputs,)),
+            ("scales", ir.DataType.FLOAT, (outputs,)),
+        )
+        zero = self.grid.zero
+        weights = self.weights(call, linear, kinds, lambda integers, scales: (*pack(integers, zero), scales))
+        operands = [*self.rows(call, linear, x), *weights, cpu_int8.bias_of(call, linear)]
+        attributes = {"gelu": _before_gelu(call), "added": self.grid.added}
+        return ir.node("Int8Linear", operands, attributes, domain=DOMAIN)
+
+    def _product_and_pass(self, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
+        """ONNX Runtime's product, then scales, bias and the GELU that follows in one pass."""
+        bytes_, steps = self.rows(call, linear, x)
+        integers, scales = self.operands(call, linear)
+        one = cpu_int8.constant(call, "one", np.array(1, dtype=np.float32))
+        factors = [bytes_, integers, one, scales, self.zero(call)]
+        (sums,) = cpu_int8.insert(call, ir.node("MatMulIntegerToFloat", factors, domain="com.microsoft"))
+        operands = [sums, steps, cpu_int8.bias_of(call, linear)]
+        return ir.node("DequantizeBiasGelu", operands, {"gelu": _before_gelu(call)}, domain=DOMAIN)
+
+
+def lowering(config: Sizes, how: Int8) -> Lowering:
+    """The target's lowering of one model."""
+    quantizer = Quantizer(config, how)
+    swaps = {**cpu_int8.SWAPS, "linear": quantizer.swap}
+    if how.operators & {"DequantizeBiasGelu", "Int8Linear"}:
+        swaps["gelu"] = gelu
+    if "ResidualLayerNorm" in how.operators:
+        swaps["layer_norm"] = layer_norm
     return Lowering(swaps, quantizer.rounded, quantizer.rounded_inputs)
-
-
-def int8_linear(quantizer: cpu_int8.Quantizer, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
-    """A linear layer on bytes, with the GELU that follows it; its weight as the operator reads it."""
-    inputs, outputs = cpu_int8.sizes(call)
-    kinds = (
-        ("q8", ir.DataType.INT8, packed_shape(inputs, outputs)),
-        ("offsets", ir.DataType.INT32, (outputs,)),
-        ("scales", ir.DataType.FLOAT, (outputs,)),
-    )
-    weights = quantizer.weights(call, linear, kinds, lambda integers, scales: (*pack(integers, ZERO), scales))
-    operands = [*_rows(call, x, rotated=linear.online), *weights, cpu_int8.bias_of(call, linear)]
-    return ir.node("Int8Linear", operands, {"gelu": _before_gelu(call)}, domain=DOMAIN)
-
-
-def product_and_pass(quantizer: cpu_int8.Quantizer, call: ir.Node, linear: Linear, x: ir.Value) -> ir.Node:
-    """ONNX Runtime's product, then scales, bias and the GELU that follows in one pass."""
-    bytes_, steps = _rows(call, x, rotated=linear.online)
-    integers, scales = quantizer.operands(call, linear)
-    one = cpu_int8.constant(call, "one", np.array(1, dtype=np.float32))
-    zero = cpu_int8.constant(call, "zero", np.array(ZERO, dtype=np.uint8))
-    product = ir.node("MatMulIntegerToFloat", [bytes_, integers, one, scales, zero], domain="com.microsoft")
-    (sums,) = cpu_int8.insert(call, product)
-    operands = [sums, steps, cpu_int8.bias_of(call, linear)]
-    return ir.node("DequantizeBiasGelu", operands, {"gelu": _before_gelu(call)}, domain=DOMAIN)
 
 
 def _before_gelu(call: ir.Node) -> int:
@@ -87,13 +132,3 @@ def layer_norm(call: ir.Node) -> ir.Node:
         return call
     attributes = [call.attributes["epsilon"]]
     return ir.Node(DOMAIN, "ResidualLayerNorm", [*residual.inputs, scale, bias], attributes=attributes)
-
-
-def _rows(call: ir.Node, x: ir.Value, *, rotated: bool) -> tuple[ir.Value, ir.Value]:
-    """Bytes and steps of `x`, made once for all layers that read it."""
-    for user, _ in x.uses():
-        if user.op_type == "RotateQuantize" and user.attributes["rotated"].as_int() == rotated:
-            return user.outputs[0], user.outputs[1]
-    attributes = {"rotated": int(rotated), "levels": float(LEVELS), "zero": ZERO}
-    bytes_, steps = cpu_int8.insert(call, ir.node("RotateQuantize", [x], attributes, domain=DOMAIN, num_outputs=2))
-    return bytes_, steps

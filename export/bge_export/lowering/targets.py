@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bge_export.compare import Limits
-from bge_export.gptq import Hessians
 from bge_export.lowering import (
     Lowering,
     Precision,
@@ -20,7 +19,6 @@ from bge_export.lowering import (
     int8_kernels,
     portable,
 )
-from bge_export.lowering.int8_kernels import Kernels
 from bge_onnx.bundle import Layout, Storage
 from bge_onnx.cuda import CUDA
 
@@ -33,10 +31,9 @@ class Target:
 
     provider: str
     layout: Layout
-    lowering: Callable[[Any, Hessians | None], Lowering]  # of a model's configuration and calibration
-    kernels: Callable[[Any, Hessians | None, Kernels], Lowering] | None = None  # the same, with bge_kernels' operators
+    lowering: Callable[[Any, Any], Lowering]  # of a model's configuration and, where `calibrates`, an Int8
     limits: Callable[[Any], Limits] = lambda _: Limits()  # of a model's configuration; of errors against PyTorch
-    calibrates: bool = False
+    calibrates: bool = False  # weights are rounded for texts, and operators can take the place of standard ones
     bytes_per_weight: float = 4
     stores: Storage = "fp32"  # matrices, where --weights says nothing else
     graph: str = "model.onnx"
@@ -52,8 +49,7 @@ ENCODER_TARGETS = {
     "cpu-int8": Target(
         provider="CPUExecutionProvider",
         layout="equal",
-        lowering=cpu_int8.lowering,
-        kernels=int8_kernels.lowering,
+        lowering=int8_kernels.lowering,
         calibrates=True,
         limits=cpu_int8.limits,
         bytes_per_weight=1.1,

@@ -15,61 +15,92 @@ namespace bge::BGE_ISA {
 namespace {
 
 // Sums of ROWS rows for COLUMNS of a panel's outputs: what the instruction set's registers hold. Loops over registers
-// are folds over constants: GCC 12 keeps arrays with a loop's index in memory.
+// are folds over constants: GCC 12 keeps arrays with a loop's index in memory. MOST_ADDED quads are added up in 16 bits.
 #if defined(__AVX2__)
 #if defined(__AVX512VNNI__)
-constexpr int ROWS = 6, COLUMNS = 64;
+constexpr int ROWS = 6, COLUMNS = 64, MOST_ADDED = 1;
 using Register = __m512i;
 
 inline Register load_bytes(const int8_t* from) { return _mm512_loadu_si512(from); }
 inline Register repeat(int32_t four) { return _mm512_set1_epi32(four); }
+inline void store_sums(int32_t* to, Register sum) { _mm512_storeu_si512(to, sum); }
 inline Register add_products(Register sum, Register bytes, Register weights) {
   return _mm512_dpbusd_epi32(sum, bytes, weights);
 }
-inline void store_sums(int32_t* to, Register sum) { _mm512_storeu_si512(to, sum); }
 #else
-constexpr int ROWS = 3, COLUMNS = 16;
 using Register = __m256i;
 
 inline Register load_bytes(const int8_t* from) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)); }
 inline Register repeat(int32_t four) { return _mm256_set1_epi32(four); }
-inline Register add_products(Register sum, Register bytes, Register weights) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(bytes, weights), _mm256_set1_epi16(1)));
-}
 inline void store_sums(int32_t* to, Register sum) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), sum); }
+constexpr int ROWS = 6, COLUMNS = 16;
+
+#if defined(__AVXVNNI__)
+constexpr int MOST_ADDED = 1;
+
+inline Register add_products(Register sum, Register bytes, Register weights) {
+  return _mm256_dpbusd_avx_epi32(sum, bytes, weights);
+}
+#else
+constexpr int MOST_ADDED = 2;
+
+inline Register widened(Register sums) { return _mm256_madd_epi16(sums, _mm256_set1_epi16(1)); }
+inline Register add_products(Register sum, Register bytes, Register weights) {
+  return _mm256_add_epi32(sum, widened(_mm256_maddubs_epi16(bytes, weights)));
+}
+inline Register add_products(Register sum, Register bytes, Register weights, Register more_bytes,
+                             Register more_weights) {
+  const Register sums = _mm256_maddubs_epi16(bytes, weights), more = _mm256_maddubs_epi16(more_bytes, more_weights);
+  return _mm256_add_epi32(sum, widened(_mm256_add_epi16(sums, more)));
+}
+#endif
 #endif
 
 constexpr int LANES = sizeof(Register) / sizeof(int32_t), PARTS = COLUMNS / LANES;
 
-template <size_t... Part>
-inline void add_row(Register* sums, const Register* columns, const uint8_t* four, std::index_sequence<Part...>) {
+inline Register repeat(const uint8_t* four) {
   int32_t bits;
   std::memcpy(&bits, four, sizeof bits);
-  const Register same = repeat(bits);
-  ((sums[Part] = add_products(sums[Part], same, columns[Part])), ...);
+  return repeat(bits);
 }
 
-template <size_t... Row, size_t... Part>
+// ADDED quads of one row: the columns are loaded once for all rows, as nothing is stored in between.
+template <int ADDED, size_t... Part>
+inline void add_row(Register* sums, const int8_t* weight, const uint8_t* bytes, std::index_sequence<Part...>) {
+  const auto columns = [weight](size_t part, int quad) {
+    return load_bytes(weight + quad * PANEL * QUAD + part * sizeof(Register));
+  };
+  const Register same = repeat(bytes);
+  if constexpr (ADDED == 1) {
+    ((sums[Part] = add_products(sums[Part], same, columns(Part, 0))), ...);
+  } else {
+    const Register more = repeat(bytes + QUAD);
+    ((sums[Part] = add_products(sums[Part], same, columns(Part, 0), more, columns(Part, 1))), ...);
+  }
+}
+
+template <int ADDED, size_t... Row, size_t... Part>
 inline void tile_of_rows(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t quads, int32_t* sums,
                          std::index_sequence<Row...>, std::index_sequence<Part...> parts) {
   Register total[sizeof...(Row)][PARTS] = {};
-  for (int64_t quad = 0; quad < quads; ++quad, weight += PANEL * QUAD, bytes += QUAD) {
-    const Register columns[PARTS] = {load_bytes(weight + Part * sizeof(Register))...};
-    (add_row(total[Row], columns, bytes + Row * stride, parts), ...);
-  }
+  int64_t quad = 0;
+  for (; quad + ADDED <= quads; quad += ADDED)
+    (add_row<ADDED>(total[Row], weight + quad * PANEL * QUAD, bytes + Row * stride + quad * QUAD, parts), ...);
+  if (ADDED > 1 && quad < quads)
+    (add_row<1>(total[Row], weight + quad * PANEL * QUAD, bytes + Row * stride + quad * QUAD, parts), ...);
   const auto store_row = [&](size_t row) { (store_sums(sums + row * COLUMNS + Part * LANES, total[row][Part]), ...); };
   (store_row(Row), ...);
 }
 
-template <int COUNT>
+template <int COUNT, int ADDED>
 void tile(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t quads, int32_t* sums) {
-  tile_of_rows(bytes, stride, weight, quads, sums, std::make_index_sequence<COUNT>(),
-               std::make_index_sequence<PARTS>());
+  tile_of_rows<ADDED>(bytes, stride, weight, quads, sums, std::make_index_sequence<COUNT>(),
+                      std::make_index_sequence<PARTS>());
 }
 #else
-constexpr int ROWS = 2, COLUMNS = 16;
+constexpr int ROWS = 2, COLUMNS = 16, MOST_ADDED = 1;
 
-template <int COUNT>
+template <int COUNT, int>
 void tile(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t quads, int32_t* sums) {
   std::fill(sums, sums + COUNT * COLUMNS, 0);
   for (int64_t quad = 0; quad < quads; ++quad, weight += PANEL * QUAD)
@@ -84,12 +115,12 @@ void tile(const uint8_t* bytes, int64_t stride, const int8_t* weight, int64_t qu
 
 using Tile = void(const uint8_t*, int64_t, const int8_t*, int64_t, int32_t*);
 
-template <int COUNT>
+template <int ADDED, int COUNT = ROWS>
 Tile* tile_of(int64_t rows) {
   if constexpr (COUNT == 1)
-    return tile<1>;
+    return tile<1, ADDED>;
   else
-    return rows >= COUNT ? tile<COUNT> : tile_of<COUNT - 1>(rows);
+    return rows >= COUNT ? tile<COUNT, ADDED> : tile_of<ADDED, COUNT - 1>(rows);
 }
 
 // Offsets, scales, bias and GELU for a row's sums of COLUMNS outputs from `output` on.
@@ -111,7 +142,7 @@ void finish_last(const Int8Linear& op, const int32_t* sums, int64_t output, floa
   std::memcpy(offsets, op.offsets + output, count * sizeof(int32_t));
   std::memcpy(scales, op.scales + output, count * sizeof(float));
   std::memcpy(bias, op.bias + output, count * sizeof(float));
-  finish({nullptr, offsets, scales, bias, 0, 0, op.gelu}, sums, 0, step, values);
+  finish({nullptr, offsets, scales, bias, 0, 0, op.gelu, 1}, sums, 0, step, values);
   std::memcpy(y, values, count * sizeof(float));
 }
 
@@ -127,7 +158,8 @@ void int8_linear(const Int8Linear& op, const uint8_t* bytes, const float* steps,
     if (count <= 0) break;
     for (int64_t row = 0; row < rows; row += ROWS) {
       const int64_t left = std::min<int64_t>(ROWS, rows - row);
-      tile_of<ROWS>(left)(bytes + row * stride, stride, columns + column * QUAD, op.quads, sums);
+      const auto tile = op.added == MOST_ADDED ? tile_of<MOST_ADDED>(left) : tile_of<1>(left);
+      tile(bytes + row * stride, stride, columns + column * QUAD, op.quads, sums);
       for (int64_t place = 0; place < left; ++place) {
         float* to = y + (row + place) * op.outputs + output;
         if (count == COLUMNS)

@@ -15,6 +15,8 @@
 //
 // vpmaddubsw adds two products in 16 bits. 219 * 149 = 32631 < 2^15: bge_export.int8 keeps bytes below 220, and two
 // neighbouring weights of one sign below 150 together, so no sum saturates and every path gives the same integers.
+// Where `added` is 2, bytes are below 128 and the weights of one sign in such sums of two quads below 259 together,
+// 127 * 258 = 32766: AVX2 adds the sums of two quads in 16 bits, and widens half as often.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +33,7 @@ struct Int8Linear {
   const float* bias;
   int64_t quads, outputs;
   bool gelu;
+  int64_t added;  // 1 or 2
 };
 
 // Panel `panel` of the outputs of `rows` rows; bytes has a stride of K rounded up to QUAD, y one of N.

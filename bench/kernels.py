@@ -1,17 +1,18 @@
 """The operators of bge_kernels beside what they replace, one by one and in whole models of eight bits.
 
-    bench/run int8_kernels.py --out bench/results/kernels.json
-    bench/run int8_kernels.py --models base --threads 1
-    bench/run int8_kernels.py --print bench/results/kernels.json
+    bench/run kernels.py --out bench/results/kernels.json
+    bench/run kernels.py --models base --threads 1 --variants none,RotateQuantize,ResidualLayerNorm,passes
+    BGE_KERNELS_ISA=avx2 bench/run kernels.py --models base --variants kernels,7-bits
+    bench/run kernels.py --print bench/results/kernels.json
 
 Single operators at the shapes of bge-base, taking turns in one process, with their error against NumPy; whole models
-as `cpu.py` runs them: "passes" has the operators around ONNX Runtime's products, "kernels" its linear layers too.
-It is not called `kernels.py`: transformers would take that for a package of that name.
+as `cpu.py` runs them, with the operators of a variant: "passes" around ONNX Runtime's products, "kernels" with our own.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 from pathlib import Path
@@ -28,6 +29,7 @@ from bench import Bench
 from bge_export import calibrate
 from bge_export.checkpoint import Options
 from bge_export.export import export
+from bge_export.lowering.int8_kernels import LINEAR, PASSES
 from bge_export.request import Request
 from operators import cases, compared
 from systems import REFERENCE, System, make_ready
@@ -35,33 +37,41 @@ from tables import model_table
 from workloads import Workload, lognormal, measured, texts, words_of
 
 ROWS = (16, 128, 512)
-SYSTEMS = {
-    None: System(name="ours int8", peer="ours", variant="none", rounded=True),
-    "passes": System(name="ours int8, passes", peer="ours", variant="passes", rounded=True),
-    "linear": System(name="ours int8, kernels", peer="ours", variant="linear", rounded=True),
+OPERATORS = {
+    "none": frozenset(),
+    **{name: frozenset({name}) for name in sorted(PASSES)},
+    "passes": PASSES,
+    "kernels": LINEAR,
+    "7-bits": LINEAR,
 }
+"""By variant."""
+
+
+def system_of(variant: str) -> System:
+    name = "ours int8" if variant == "none" else f"ours int8, {variant}"
+    return System(name=name, peer="ours", variant=variant, rounded=True)
 
 
 def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A model's bundles, without, with passes and with all, beside PyTorch, whose vectors theirs are compared with."""
+    """A model's bundles, one for each variant, beside PyTorch, whose vectors theirs are compared with."""
     model = cpu.MODELS[name]
     harness.write_checkpoint(model, folder)
-    for kernels, system in SYSTEMS.items():
-        options = Options(pooling="cls")
+    for variant in arguments.variants:
         request = Request(
             model=model,
             target="cpu-int8",
             checkpoint=folder,
             calibration=calibrate.NOTHING,  # which is as fast, and exported sooner
-            kernels=kernels,  # type: ignore[arg-type]
-            options=options,
+            kernels=OPERATORS[variant],
+            activations=7 if variant == "7-bits" else 8,
+            options=Options(pooling="cls"),
         )
-        export(request, folder / system.variant)
+        export(request, folder / variant)
     make_ready(REFERENCE, folder)
+    systems = [*map(system_of, arguments.variants), REFERENCE]
     plans = workloads(Tokenizer.from_file(str(folder / "tokenizer.json")), scale=cpu.SCALE[name])
     found = []
     for threads in arguments.threads:
-        systems = [*SYSTEMS.values(), REFERENCE]
         bench = Bench(name, folder, threads, arguments.rounds, len(systems), systems, REFERENCE, {})
         bench.serve(plans)
         found.append(
@@ -96,11 +106,16 @@ def workloads(tokenizer: Tokenizer, *, scale: float) -> list[Workload]:
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if not bge_kernels.library():
-        raise SystemExit("expected the operators of bge_kernels, found none: bench/run int8_kernels.py builds them")
+        raise SystemExit("expected the operators of bge_kernels, found none: bench/run kernels.py builds them")
     operators = [
         compared(case, rows, threads) for threads in arguments.threads for rows in ROWS for case in cases(rows)
     ]
-    record: dict[str, Any] = {"rounds": arguments.rounds, "operators": operators, "models": []}
+    record: dict[str, Any] = {
+        "rounds": arguments.rounds,
+        "instruction_set": os.environ.get("BGE_KERNELS_ISA", "the best"),
+        "operators": operators,
+        "models": [],
+    }
     for name in arguments.models.split(","):
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as temporary:
             record["models"] += model_of(name, Path(temporary), arguments)
@@ -128,14 +143,21 @@ def table(record: dict[str, Any]) -> str:
 
 
 def gains(model: dict[str, Any]) -> list[str]:
-    """How much faster than standard operators, by workload."""
-    plain, *others = [system.name for system in SYSTEMS.values()]
+    """How much faster than the first variant, by workload."""
+    plain, *others = model["rounded"]
     medians = {
         name: {system: statistics.median([sum(run) for run in runs]) for system, runs in model["results"][name].items()}
         for name in model["workloads"]
     }
     rows = [[name, *(f"{by[plain] / by[other]:.2f}" for other in others)] for name, by in medians.items()]
-    return [tabulate(rows, ["times standard operators", *others], "github", disable_numparse=True), ""]
+    return [tabulate(rows, [f"times as fast as {plain}", *others], "github", disable_numparse=True), ""]
+
+
+def variants(text: str) -> list[str]:
+    names = cpu.listed(text)
+    if unknown := [name for name in names if name not in OPERATORS]:
+        raise argparse.ArgumentTypeError(f"expected names out of {', '.join(OPERATORS)}, found {', '.join(unknown)}")
+    return names
 
 
 def main() -> None:
@@ -143,6 +165,9 @@ def main() -> None:
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--threads", default=[1, 2], type=lambda text: [int(part) for part in cpu.listed(text)])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--variants", default=["none", "passes", "kernels"], type=variants, help=f"out of {', '.join(OPERATORS)}"
+    )
     harness.main(parser, run, table, needs=[])
 
 
