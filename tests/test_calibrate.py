@@ -53,10 +53,8 @@ def test_it_errs_less_on_such_inputs(width, grid):
 def test_independent_inputs_round_to_the_nearest():
     """Where inputs tell nothing of each other there is nothing to make up for."""
     weight = np.random.default_rng(0).uniform(-60, 60, (8, 64)).astype(np.float32)
-    found = gptq.round_with(
     free = int8.Grid(levels=63, added=1, most=254)
     found = gptq.round_with(weight, np.eye(64, dtype=np.float32), np.ones(8, dtype=np.float32), free)
-    )
     np.testing.assert_array_equal(found, np.rint(weight))
 
 

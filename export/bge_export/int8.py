@@ -61,17 +61,20 @@ class Grid:
 
     def within(self, integers: Array) -> Array:
         """Integers (N, K) of which those of one sign in a sum give what they have over `most`, an equal share each."""
-        quads = integers.reshape(len(integers), -1, self.added, QUAD // 2, 2)
-        sums = quads.swapaxes(2, 3).reshape(len(integers), -1, QUAD // 2, 2 * self.added)
-        found = self._cut(np.maximum(sums, 0)) - self._cut(np.maximum(-sums, 0))
-        found = found.reshape(len(integers), -1, QUAD // 2, self.added, 2).swapaxes(2, 3)
-        return np.ascontiguousarray(found).reshape(integers.shape)
+        quads = integers.reshape(len(integers), -1, self.added, QUAD // 2, 2).swapaxes(2, 3)
+        sums = np.array(quads).reshape(-1, 2 * self.added)
+        over = (
+            np.abs(sums) @ np.ones(2 * self.added, dtype=sums.dtype) > self.most
+        )  # of either sign, or of both together
+        sums[over] = self._cut(np.maximum(sums[over], 0)) - self._cut(np.maximum(-sums[over], 0))
+        found: Array = sums.reshape(quads.shape).swapaxes(2, 3).reshape(integers.shape)
+        return found
 
     def _cut(self, sizes: Array) -> Array:
-        while (excess := np.maximum(sizes.sum(axis=-1, keepdims=True) - self.most, 0)).any():
+        while (excess := np.maximum(sizes.sum(axis=1, keepdims=True) - self.most, 0)).any():
             given = sizes > 0
-            count = np.maximum(given.sum(axis=-1, keepdims=True), 1)
-            shares = (excess + count - given.cumsum(axis=-1)) // count  # the first give what is left over
+            count = np.maximum(given.sum(axis=1, keepdims=True), 1)
+            shares = (excess + count - given.cumsum(axis=1)) // count  # the first give what is left over
             sizes = sizes - np.minimum(shares * given, sizes)
         return sizes
 
