@@ -91,7 +91,7 @@ def machine() -> dict[str, Any]:
             next(line.split(":")[1].strip() for line in flags.splitlines() if line.startswith(key))
             for key in ("cpu family", "model\t")
         ],
-        "isa": [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if f" {flag}" in flags],
+        "isa": [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8") if f" {flag}" in flags],
         "threads": available_threads(),
         "python": platform.python_version(),
         "versions": {name: bundle_writer.version_of(name) for name in names},

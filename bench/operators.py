@@ -153,7 +153,7 @@ def session(nodes: list[Node], case: Case, threads: int) -> ort.InferenceSession
         [known["y"]],
         nodes=made,
         initializers=[known[name] for name in case.constants],
-        opset_imports={"": OPSET, "bge": 1, "com.microsoft": 1, OURS: 1},
+        opset_imports={"": OPSET, "bge": 1, "com.microsoft": 1, OURS: bge_kernels.VERSION},
     )
     model = ir.Model(graph, ir_version=10, functions=functions())
     lower(model, {})

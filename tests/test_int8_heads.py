@@ -14,6 +14,7 @@ from bge_export import compare, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.compare import Expected, Heads
 from bge_export.export import export
+from bge_export.int8 import EIGHT_BITS
 from bge_export.lowering import cpu_int8
 from bge_export.request import Request
 from bge_onnx import Embedder
@@ -79,7 +80,7 @@ def test_weights_that_are_off_do_not_pass(int8, factor, passed):
     found = int8.embed_token_ids(ids, heads=ALL)
     sparse = [{key: weight * factor for key, weight in row.items()} for row in found.sparse]
     expected = Expected(ids, (), Heads(found.dense, sparse, list(found.colbert)), "PyTorch")
-    limits = cpu_int8.limits(SimpleNamespace(**SIZES, num_hidden_layers=2))
+    limits = cpu_int8.limits(SimpleNamespace(**SIZES, num_hidden_layers=2), EIGHT_BITS)
     assert compare.compare(int8, expected, limits).passed == passed
     plain = dataclasses.replace(limits, measure="difference")
     assert compare.compare(int8, expected, plain).heads["sparse"].measure == "difference"

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 import bge_kernels
 from bge_export import export as export_module
+from bge_export import int8
 from bge_export.checkpoint import Options
 from bge_export.cli import cli
 from bge_export.export import check_bundle, export
@@ -69,6 +70,13 @@ def test_a_bundle_with_kernels_is_within_the_limit(wide, tmp_path, kernels, acti
     assert counts == {name: count * (name in kernels) for name, count in wanted.items()}
     assert ("RotateQuantize" in found) == ("RotateQuantize" in kernels)
     assert ("Gelu" in found) == (not kernels & {"Int8Linear", "DequantizeBiasGelu"})
+    grid = int8.GRIDS[activations]
+    attributes = {(node.op_type, one.name): one for node in graph.node for one in node.attribute}
+    if "Int8Linear" in kernels:
+        assert attributes["Int8Linear", "added"].i == grid.added == 9 - activations
+    if "RotateQuantize" in kernels:
+        found_grid = attributes["RotateQuantize", "levels"].f, attributes["RotateQuantize", "zero"].i
+        assert found_grid == (grid.levels, grid.zero)
     embedder = Embedder.open(bundle.folder, threads=2)
     texts = ["a", "one two", "one two", "b " * 40, "c " * 300]
     together = embedder.embed(texts).dense
@@ -98,7 +106,7 @@ def test_seven_bits_are_for_int8_linear(wide, tmp_path, monkeypatch, target, ker
         activations=7,
         options=Options(pooling="cls"),
     )
-    with pytest.raises(InputError, match="activations: expected 8 bits where the operator Int8Linear"):
+    with pytest.raises(InputError, match="activations: expected 8 bits without the operator Int8Linear"):
         export(request, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -106,8 +114,8 @@ def test_seven_bits_are_for_int8_linear(wide, tmp_path, monkeypatch, target, ker
 @pytest.mark.parametrize(
     ("kernels", "library", "found"),
     [
-        (["bge_kernels 1"], None, "an installation without any"),
-        (["bge_kernels 99"], Path("library.so"), "bge_kernels 1"),
+        ([bge_kernels.NAME], None, "an installation without any"),
+        (["bge_kernels 99"], Path("library.so"), bge_kernels.NAME),
     ],
 )
 def test_a_bundle_without_its_kernels_is_refused(tiny_bundle, tmp_path, monkeypatch, kernels, library, found):
@@ -119,6 +127,29 @@ def test_a_bundle_without_its_kernels_is_refused(tiny_bundle, tmp_path, monkeypa
     message = rf"expected the operators {kernels[0]}.* found {found}.*\n.*\n.*BGE_KERNELS=1"
     with pytest.raises(BundleError, match=message):
         Embedder.open(folder)
+
+
+@pytest.mark.parametrize(("library", "cpu"), [(None, "x86_64"), (Path("library.so"), "aarch64")])
+def test_seven_bits_are_nothing_without_products_of_ours(wide, tmp_path, monkeypatch, library, cpu):
+    """Whether no operators were built, or those for this CPU have none."""
+    monkeypatch.setattr(int8_kernels, "library", lambda: library)
+    monkeypatch.setattr(int8_kernels.platform, "machine", lambda: cpu)
+    with pytest.raises(InputError, match="activations: expected 8 bits without the operator Int8Linear, found 7"):
+        export_kernels(wide, tmp_path / "bundle", "auto", 7)
+
+
+def test_seven_bits_need_kernels_auto(wide, tmp_path):
+    """Said before a checkpoint is looked at."""
+    arguments = ["run", "wide", "--checkpoint", wide, "--target", "cpu-int8", "--activations", "7", "--out", tmp_path]
+    result = CliRunner().invoke(cli, [str(part) for part in arguments])
+    assert result.exit_code == 2
+    assert "--activations 7 goes with --kernels auto" in result.output
+
+
+def test_unknown_operators_are_named(wide, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "library", lambda: Path("library.so"))
+    with pytest.raises(InputError, match=r"kernels: expected names of operators, .*Int8Linear.*, found Int8Liner"):
+        export_kernels(wide, tmp_path / "bundle", frozenset({"Int8Liner", "RotateQuantize"}))
 
 
 def test_other_targets_have_no_kernels(tiny_checkpoint, tmp_path):

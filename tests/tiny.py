@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
@@ -139,3 +140,16 @@ def truncated(tokenizer: Tokenizer, text: str) -> list[int]:
     backend.enable_truncation(tokenizer.max_tokens)
     ids: list[int] = backend.encode(text).ids
     return ids
+
+
+def sums_of_one_sign(integers, added=1):
+    """Of (N, K) integers what those of one sign have together where products of neighbours, and of the same two places
+    in the next quad where two are added, are summed in 16 bits: (N, sums).
+    """
+    found = []
+    for start in range(0, integers.shape[1], 4 * added):
+        for first in (0, 2):
+            columns = [start + 4 * quad + first + place for quad in range(added) for place in (0, 1)]
+            group = integers[:, columns].astype(int)
+            found += [np.maximum(group, 0).sum(axis=1), np.maximum(-group, 0).sum(axis=1)]
+    return np.stack(found, axis=1)

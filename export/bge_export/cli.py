@@ -174,6 +174,8 @@ def run(
         raise click.UsageError(
             "--head-files and --tokenizer go with --random-weights; a checkpoint's folder holds its own"
         )
+    if activations == "7" and kernels == "none":
+        raise click.UsageError("--activations 7 goes with --kernels auto: standard operators are not faster on 7 bits")
     import bge_kernels
     from bge_export import calibrate
     from bge_export.checkpoint import Options

@@ -16,9 +16,9 @@ from bge_export.compare import Expected, Limits, compare, compare_apart
 from bge_export.config import parse_config, read_json
 from bge_export.describe import describe, wanted_of
 from bge_export.folder import atomic_folder, require_free
-from bge_export.int8 import EIGHT_BITS, SEVEN_BITS
+from bge_export.int8 import GRIDS
 from bge_export.lowering import Lowering, half, lower
-from bge_export.lowering.int8_kernels import Int8, Operators, best_operators
+from bge_export.lowering.int8_kernels import LINEAR, PASSES, Int8, Operators, best_operators
 from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGETS, Target
 from bge_export.models import MODELS
 from bge_export.request import Request, checkpoint_sha256, open_checkpoint
@@ -58,7 +58,8 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
             if expected:
-                parity = _compare(bundle, expected, target.limits(config), progress=progress)
+                limits = target.limits(config, GRIDS[request.activations])
+                parity = _compare(bundle, expected, limits, progress=progress)
                 _require(parity, out)
                 bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
@@ -68,42 +69,42 @@ def _lowering(
     request: Request, folder: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
 ) -> Lowering:
     """How the target lowers this model. Raises InputError: weights or a calibration that it has no use for."""
-    if request.calibration and not target.calibrates:
+    if request.calibration and not target.on_bytes:
         raise InputError("calibration: expected the target cpu-int8 of a BERT or XLM-R model, found another.")
     if request.weights == "fp16":
         if target is not ENCODER_TARGETS["cpu-fp32"] or config.required["model_type"] in DECODERS:
             raise InputError("weights: expected fp32 for all but the target cpu-fp32 of a BERT or XLM-R, found fp16.")
         return Lowering(target.lowering(config, None).swaps, half.rounded, finish=half.store)
-    if not target.calibrates:
+    if not target.on_bytes:
         return target.lowering(config, None)
+    assert request.kernels != "auto"  # `export` has resolved it
     texts = request.calibration or calibrate.RANDOM_IDS
     hessians = calibrate.hessians(folder, recipe, texts, progress=progress)
-    assert request.kernels != "auto"  # `export` has resolved it
-    how = Int8(
-        hessians=hessians,
-        operators=request.kernels or frozenset(),
-        grid=EIGHT_BITS if request.activations == 8 else SEVEN_BITS,
-    )
-    return target.lowering(config, how)
+    operators = request.kernels or frozenset()
+    return target.lowering(config, Int8(hessians=hessians, operators=operators, grid=GRIDS[request.activations]))
 
 
 def _operators(request: Request, target: Target) -> Operators | None:
     """The operators that are asked for; the best at hand for "auto".
 
-    Raises InputError: this target has none, none were built, or they have no use for bytes of seven bits.
+    Raises InputError: this target has none, none were built, no such ones, or none that have a use for seven bits.
     """
     if request.kernels == "auto":
-        found = best_operators() if target.calibrates else None
-    elif request.kernels and not target.calibrates:
+        found = best_operators() if target.on_bytes else None
+    elif request.kernels and not target.on_bytes:
         raise InputError("kernels: expected none for all but the target cpu-int8 of a BERT or XLM-R, found some.")
     elif request.kernels and request.check and not library():
         raise InputError("kernels: expected operators that were built here, found none.\n    See kernels/README.md.")
     else:
         found = request.kernels
-    if request.activations != 8 and "Int8Linear" not in (found or ()):
+    if unknown := sorted((found or set()) - PASSES - LINEAR):
+        known = ", ".join(sorted(PASSES | LINEAR))
+        raise InputError(f"kernels: expected names of operators, {known}, found {', '.join(unknown)}.")
+    if request.activations == 7 and "Int8Linear" not in (found or ()):
         raise InputError(
-            "activations: expected 8 bits where the operator Int8Linear does not take part, found 7.\n"
-            "    Build the operators as kernels/README.md says and add --target cpu-int8 --kernels auto."
+            "activations: expected 8 bits without the operator Int8Linear, found 7.\n"
+            "    It takes part where kernels/README.md's operators were built, on x86, in cpu-int8 of a BERT or XLM-R, "
+            "with --kernels auto."
         )
     return found
 
@@ -199,7 +200,7 @@ def check_bundle(
         recipe = recipe_of(bundle)
         lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
-        parity = _compare(bundle, expected, target.limits(config), progress=progress)
+        parity = _compare(bundle, expected, target.limits(config, GRIDS[request.activations]), progress=progress)
     if bundle.parity is None and parity.passed:
         bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
     return parity

@@ -63,10 +63,9 @@ class Grid:
         """Integers (N, K) of which those of one sign in a sum give what they have over `most`, an equal share each."""
         quads = integers.reshape(len(integers), -1, self.added, QUAD // 2, 2).swapaxes(2, 3)
         sums = np.array(quads).reshape(-1, 2 * self.added)
-        over = (
-            np.abs(sums) @ np.ones(2 * self.added, dtype=sums.dtype) > self.most
-        )  # of either sign, or of both together
-        sums[over] = self._cut(np.maximum(sums[over], 0)) - self._cut(np.maximum(-sums[over], 0))
+        may_be_over = np.abs(sums) @ np.ones(2 * self.added, dtype=sums.dtype) > self.most
+        held = sums[may_be_over]
+        sums[may_be_over] = self._cut(np.maximum(held, 0)) - self._cut(np.maximum(-held, 0))
         found: Array = sums.reshape(quads.shape).swapaxes(2, 3).reshape(integers.shape)
         return found
 
@@ -84,6 +83,9 @@ EIGHT_BITS = Grid(levels=109, added=1, most=149)
 
 SEVEN_BITS = Grid(levels=63, added=2, most=258)
 """127 * 258 = 32766. The bytes have seven bits, and AVX2 widens half as often."""
+
+GRIDS = {8: EIGHT_BITS, 7: SEVEN_BITS}
+"""By the bits of activations."""
 
 
 class Sizes(Protocol):
@@ -118,7 +120,7 @@ def rotate(rows: Array, size: int) -> Array:
     return rotated
 
 
-def quantize(weight: Array, grid: Grid = EIGHT_BITS) -> tuple[Integers, Array]:
+def quantize(weight: Array, grid: Grid) -> tuple[Integers, Array]:
     """Integers (N, K) from -127 to 127 within the grid's sums, and a scale for each output (N,).
 
     Of some scales each output takes the one whose integers err least.

@@ -16,7 +16,7 @@ from bge_export.checkpoint import Options
 from bge_export.lowering.int8_kernels import Operators
 from bge_export.weights import sha256_of, weight_files
 from bge_onnx import CheckpointError
-from bge_onnx.bundle import Source, Storage
+from bge_onnx.bundle import Activations, Source, Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Request:
     weights: Storage = "fp32"  # how matrices are stored; cpu-fp32 of encoders offers fp16
     calibration: Texts | None = None  # rounding makes these err least; None for random ids where the target rounds
     kernels: Operators | Literal["auto"] | None = None  # of bge_kernels, which its user needs too; for cpu-int8
-    activations: Literal[7, 8] = 8  # bits of the bytes that rows are rounded to; 7 for Int8Linear, faster on AVX2
+    activations: Activations = 8  # bits of the bytes that rows are rounded to; 7 for Int8Linear, faster on AVX2
     check: bool = True  # compare with PyTorch; without, for a provider that is not at hand
     options: Options = dataclasses.field(default_factory=Options)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 DOMAIN = "bge_kernels"
 """Of the operators."""
 
-VERSION = 1
+VERSION = 2
 """Of what the operators mean: a bundle that was exported for another one does not run."""
 
 NAME = f"{DOMAIN} {VERSION}"

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 from bge_onnx.errors import BundleError
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 MANIFEST = "bundle.json"
 
 QUERY_TOKENS = "query_tokens"
@@ -64,6 +64,7 @@ class Source:
 
 
 Storage = Literal["fp32", "fp16", "bf16"]
+Activations = Literal[7, 8]
 
 Measure = Literal["difference", "1 - cosine", "relative"]
 
@@ -131,7 +132,7 @@ class Bundle:
     prompts: Mapping[str, str]  # "query", "passage" -> text put in front
     special_ids: Mapping[str, int]  # "pad", "cls", "sep", "unk", "mask" -> token id
     kernels: tuple[str, ...]  # custom operator libraries needed
-    activations: Literal[7, 8] | None  # bits of the integers that linear layers' inputs are rounded to; None is float
+    activations: Activations | None  # bits that an encoder's linear layers round their inputs to; None where not ours
     weights: Storage  # how matrices that the target does not round are stored; CPUs compute in float32
     calibration: str | None  # the texts that its weights were rounded for
     versions: Mapping[str, str]  # of what made it
@@ -212,6 +213,8 @@ def _check_values(bundle: Bundle) -> None:
         raise ValueError(f"layout {bundle.layout!r}")
     if not isinstance(bundle.max_tokens, int) or bundle.max_tokens < 1:
         raise ValueError(f"max_tokens {bundle.max_tokens!r}")
+    if bundle.activations not in (*get_args(Activations), None):
+        raise ValueError(f"activations {bundle.activations!r}")
     if "pad" not in bundle.special_ids or "dense" not in bundle.outputs or "dense" not in bundle.dims:
         raise ValueError("special_ids, outputs or dims incomplete")
     for name in (bundle.graph, bundle.tokenizer):

@@ -1,12 +1,12 @@
-"""Target `cpu-int8` of encoders: 8-bit products of rotated rows, float32 between; nothing is calibrated.
+"""Linear layers of encoders in eight bits: products of rotated rows, float32 between, in ONNX's standard operators.
 
 A linear layer's input rows are rotated by a block Hadamard matrix, which spreads outliers, and rounded to bytes with a
 scale for each row, so that a text's vector depends on no other text. The weight is rotated the same way offline and
 rounded with a scale for each output. Inside attention the rotation is folded into the weights before and after it:
 https://arxiv.org/abs/2404.00456 (QuaRot). Word embeddings are rounded in blocks, as the decoders' are.
 
-`int8.Grid` keeps every sum of two products within 16 bits, as AVX2 computes them: the same bytes give the same integers
-on all CPUs.
+`int8.Grid` keeps every sum of products within 16 bits where AVX2 has no more: the same bytes give the same integers on
+all CPUs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from bge_export.weights import Array
 
 LIMITED_LAYERS, LIMIT = 6, 0.002
 """Of 1 - cosine, up to so many layers; more in proportion. Trained all-MiniLM-L6-v2 (6 layers) errs by 0.0013, seeded
-random weights by 0.0004 in bge-base (12) and 0.0015 in bge-m3 (24)."""
+random weights by 0.0004 in bge-base (12) and 0.0015 in bge-m3 (24). Where rows have fewer levels each is a longer step,
+and the limit is as much larger."""
 
 
 Kind = tuple[str, ir.DataType, tuple[int, ...]]
@@ -58,7 +59,7 @@ class Quantizer:
     hessians  of the inputs of its linear modules, by name; None rounds each weight by itself. Each is let go when used.
     """
 
-    def __init__(self, config: Sizes, hessians: Hessians | None, grid: Grid = EIGHT_BITS) -> None:
+    def __init__(self, config: Sizes, hessians: Hessians | None, grid: Grid) -> None:
         check_sizes(config)
         self.config, self.hessians, self.grid = config, dict(hessians or {}), grid
         self._done: dict[str, tuple[Integers, Array]] = {}  # for the graph, what the check has rounded before
@@ -134,11 +135,11 @@ class Quantizer:
         return integers, scales
 
 
-def limits(config: Sizes) -> Limits:
+def limits(config: Sizes, grid: Grid) -> Limits:
     """Of errors against PyTorch that rounds alike. Where an input lies in the middle of two integers the last bits of
     float32 decide, and what that costs adds up layer by layer.
     """
-    vectors = LIMIT * max(1, config.num_hidden_layers / LIMITED_LAYERS)
+    vectors = LIMIT * max(1, config.num_hidden_layers / LIMITED_LAYERS) * EIGHT_BITS.levels / grid.levels
     # of weights twice the length of the difference that unit vectors with that cosine have
     return Limits(measure="1 - cosine", vectors=vectors, sparse=2 * float(np.sqrt(2 * vectors)))
 

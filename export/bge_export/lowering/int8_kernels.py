@@ -1,4 +1,4 @@
-"""Encoders' `cpu-int8`, with the operators of `bge_kernels` where they are wanted: fewer passes over memory.
+"""Target `cpu-int8` of encoders, with the operators of `bge_kernels` where they are wanted: fewer passes over memory.
 
 Linear layers without GELU are the same bits as those of `cpu_int8`'s standard operators, given the same rows; those are
 rotated and summed in another order, and rounded with a reciprocal where standard operators divide.
@@ -51,8 +51,8 @@ class Int8:
     grid: Grid = EIGHT_BITS
 
 
-class Quantizer(cpu_int8.Quantizer):
-    """Rounds as `cpu_int8`'s does, and puts the operators into the graph."""
+class Fused(cpu_int8.Quantizer):
+    """Rounds as the quantizer of standard operators does, and puts ours into the graph where they are wanted."""
 
     def __init__(self, config: Sizes, how: Int8) -> None:
         super().__init__(config, how.hessians, how.grid)
@@ -100,9 +100,10 @@ class Quantizer(cpu_int8.Quantizer):
         return ir.node("DequantizeBiasGelu", operands, {"gelu": _before_gelu(call)}, domain=DOMAIN)
 
 
-def lowering(config: Sizes, how: Int8) -> Lowering:
+def lowering(config: Sizes, how: Int8 | None) -> Lowering:
     """The target's lowering of one model."""
-    quantizer = Quantizer(config, how)
+    how = how or Int8()
+    quantizer = Fused(config, how)
     swaps = {**cpu_int8.SWAPS, "linear": quantizer.swap}
     if how.operators & {"DequantizeBiasGelu", "Int8Linear"}:
         swaps["gelu"] = gelu

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bge_export.compare import Limits
+from bge_export.int8 import Grid
 from bge_export.lowering import (
     Lowering,
     Precision,
@@ -19,6 +20,7 @@ from bge_export.lowering import (
     int8_kernels,
     portable,
 )
+from bge_export.lowering.int8_kernels import Int8
 from bge_onnx.bundle import Layout, Storage
 from bge_onnx.cuda import CUDA
 
@@ -31,9 +33,9 @@ class Target:
 
     provider: str
     layout: Layout
-    lowering: Callable[[Any, Any], Lowering]  # of a model's configuration and, where `calibrates`, an Int8
-    limits: Callable[[Any], Limits] = lambda _: Limits()  # of a model's configuration; of errors against PyTorch
-    calibrates: bool = False  # weights are rounded for texts, and operators can take the place of standard ones
+    lowering: Callable[[Any, Int8 | None], Lowering]  # of a model's configuration
+    limits: Callable[[Any, Grid], Limits] = lambda *_: Limits()  # of errors against PyTorch
+    on_bytes: bool = False  # linear layers take bytes: there are calibration, operators, bits of activations to choose
     bytes_per_weight: float = 4
     stores: Storage = "fp32"  # matrices, where --weights says nothing else
     graph: str = "model.onnx"
@@ -50,7 +52,7 @@ ENCODER_TARGETS = {
         provider="CPUExecutionProvider",
         layout="equal",
         lowering=int8_kernels.lowering,
-        calibrates=True,
+        on_bytes=True,
         limits=cpu_int8.limits,
         bytes_per_weight=1.1,
     ),
@@ -79,7 +81,7 @@ def _nbits(bits: int, *, bytes_per_weight: float) -> Target:
         provider="CPUExecutionProvider",
         layout="equal",
         lowering=lambda *_: cpu_nbits.lowering(bits),
-        limits=lambda _: Limits(measure="1 - cosine", vectors=0.03),
+        limits=lambda *_: Limits(measure="1 - cosine", vectors=0.03),
         bytes_per_weight=bytes_per_weight,
     )
 

@@ -14,8 +14,9 @@ namespace bge::BGE_ISA {
 
 namespace {
 
-// Sums of ROWS rows for COLUMNS of a panel's outputs: what the instruction set's registers hold. Loops over registers
-// are folds over constants: GCC 12 keeps arrays with a loop's index in memory. MOST_ADDED quads are added up in 16 bits.
+// Sums of ROWS rows for COLUMNS of a panel's outputs at once: of the sizes tried, those that ran fastest. Loops over
+// registers are folds over constants: GCC 12 keeps arrays with a loop's index in memory. Up to MOST_ADDED quads are
+// added up in 16 bits.
 #if defined(__AVX2__)
 #if defined(__AVX512VNNI__)
 constexpr int ROWS = 6, COLUMNS = 64, MOST_ADDED = 1;
@@ -64,7 +65,7 @@ inline Register repeat(const uint8_t* four) {
   return repeat(bits);
 }
 
-// ADDED quads of one row: the columns are loaded once for all rows, as nothing is stored in between.
+// ADDED quads of one row.
 template <int ADDED, size_t... Part>
 inline void add_row(Register* sums, const int8_t* weight, const uint8_t* bytes, std::index_sequence<Part...>) {
   const auto columns = [weight](size_t part, int quad) {

@@ -10,7 +10,7 @@
 // The weight is stored as the products read it, so that it stays in the file's mapped pages, which all sessions and
 // processes share. A task computes a panel for some rows: the panel, 64 K bytes, stays in the second-level cache while
 // tiles of rows pass it, each tile's sums stay in registers. Reads K N bytes of weights once for 192 rows.
-// Bound: for many rows the byte products (AVX512-VNNI's vpdpbusd; AVX2's vpmaddubsw and vpmaddwd); for few, reading
+// Bound: for many rows the byte products (vpdpbusd of AVX512-VNNI and AVX-VNNI; vpmaddubsw and vpmaddwd of AVX2); for few, reading
 // the weights.
 //
 // vpmaddubsw adds two products in 16 bits. 219 * 149 = 32631 < 2^15: bge_export.int8 keeps bytes below 220, and two

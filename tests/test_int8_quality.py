@@ -1,0 +1,61 @@
+"""What eight bits, and seven, cost on trained weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from bge_export import calibrate
+from bge_export.evaluate import bundle_system, evaluate, fidelity
+from bge_export.export import export
+from bge_export.lowering.int8_kernels import LINEAR
+from bge_export.request import Request
+from bge_export.tasks import open_task
+from bge_onnx import Embedder
+from one_operator import built
+
+BARS = {
+    (8, "random"): (0.9994, 0.998, 0.997),
+    (8, "file"): (0.9996, 0.9988, 0.998),
+    (7, "random"): (0.9990, 0.996, 0.994),
+    (7, "file"): (0.9990, 0.996, 0.994),
+}
+"""By bits of activations and calibration, the cosine of int8 vectors to float32's: mean, first percentile, least."""
+
+
+@pytest.mark.checkpoint
+@pytest.mark.parametrize("calibration", ["random", "file"])
+@pytest.mark.parametrize(
+    ("kernels", "activations"), [(None, 8), pytest.param(LINEAR, 8, marks=built), pytest.param(LINEAR, 7, marks=built)]
+)
+def test_int8_keeps_the_vectors_of_trained_weights(
+    minilm, minilm_bundle, data, tmp_path, kernels, activations, calibration
+):
+    """On STS-B's test sentences int8 vectors and ranks stay within the bars, calibrated with texts and without."""
+    texts = None
+    if calibration == "file":
+        rows = csv.reader((data / "eval-stsb/stsb-en-dev.csv").open(encoding="utf-8"))
+        sentences = [row[0] for row in rows][::16][:90]
+        files = (("corpus", 50), ("queries", 60))
+        lines = [(data / f"eval-xquad/en/{name}.jsonl").read_text().splitlines()[:count] for name, count in files]
+        sentences += [json.loads(line)["text"].replace("\n", " ") for part in lines for line in part]
+        (tmp_path / "texts.txt").write_text("\n".join(sentences))
+        texts = calibrate.read(str(tmp_path / "texts.txt"))
+    request = Request(
+        model="all-MiniLM-L6-v2",
+        target="cpu-int8",
+        checkpoint=minilm,
+        calibration=texts,
+        kernels=kernels,
+        activations=activations,
+    )
+    bundle = export(request, tmp_path / "bundle")
+    task = open_task("stsb", data)
+    wanted = evaluate(task, bundle_system(Embedder.open(minilm_bundle)), {})
+    found = evaluate(task, bundle_system(Embedder.open(bundle.folder)), {})
+    close = fidelity(found, wanted)
+    mean, first, least = BARS[activations, calibration]
+    assert (close["cosine_mean"] >= mean, close["cosine_p1"] >= first, close["cosine_min"] >= least) == (True,) * 3
+    assert found.score >= wanted.score - 0.0005
