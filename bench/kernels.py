@@ -1,7 +1,7 @@
 """The operators of bge_kernels beside what they replace, one by one and in whole models of eight bits.
 
     bench/run kernels.py --out bench/results/kernels.json
-    bench/run kernels.py --models base --threads 1 --variants none,RotateQuantize,ResidualLayerNorm,passes
+    bench/run kernels.py --models base --threads 1 --variants none,RotateQuantize,RotateQuantize+Int8Linear
     BGE_KERNELS_ISA=avx2 bench/run kernels.py --models base --variants kernels,7-bits
     bench/run kernels.py --print bench/results/kernels.json
 
@@ -30,7 +30,7 @@ from bench import Bench
 from bge_export import calibrate
 from bge_export.checkpoint import Options
 from bge_export.export import export
-from bge_export.lowering.int8_kernels import LINEAR, PASSES
+from bge_export.lowering.int8_kernels import LINEAR, PASSES, Operators
 from bge_export.request import Request
 from operators import cases, compared
 from systems import REFERENCE, System, make_ready
@@ -38,14 +38,12 @@ from tables import model_table
 from workloads import Workload, lognormal, measured, texts, words_of
 
 ROWS = (16, 128, 512)
-OPERATORS = {
-    "none": frozenset(),
-    **{name: frozenset({name}) for name in sorted(PASSES)},
-    "passes": PASSES,
-    "kernels": LINEAR,
-    "7-bits": LINEAR,
-}
-"""By variant."""
+VARIANTS = {"none": frozenset(), "passes": PASSES, "kernels": LINEAR, "7-bits": LINEAR}
+"""Operators by name; every other name is made of operators."""
+
+
+def operators_of(variant: str) -> Operators:
+    return VARIANTS[variant] if variant in VARIANTS else frozenset(variant.split("+"))
 
 
 def system_of(variant: str) -> System:
@@ -63,7 +61,7 @@ def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dic
             target="cpu-int8",
             checkpoint=folder,
             calibration=calibrate.NOTHING,  # which is as fast, and exported sooner
-            kernels=OPERATORS[variant],
+            kernels=operators_of(variant),
             activations=7 if variant == "7-bits" else 8,
             options=Options(pooling="cls"),
         )
@@ -157,9 +155,10 @@ def gains(model: dict[str, Any]) -> list[str]:
 
 
 def variants(text: str) -> list[str]:
-    names = cpu.listed(text)
-    if unknown := [name for name in names if name not in OPERATORS]:
-        raise argparse.ArgumentTypeError(f"expected names out of {', '.join(OPERATORS)}, found {', '.join(unknown)}")
+    names, known = cpu.listed(text), PASSES | LINEAR
+    if unknown := [name for name in names if not operators_of(name) <= known]:
+        wanted = f"{', '.join(VARIANTS)}, or out of {', '.join(sorted(known))} joined with +"
+        raise argparse.ArgumentTypeError(f"expected {wanted}; found {', '.join(unknown)}")
     return names
 
 
@@ -168,9 +167,7 @@ def main() -> None:
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--threads", default=[1, 2], type=lambda text: [int(part) for part in cpu.listed(text)])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--variants", default=["none", "passes", "kernels"], type=variants, help=f"out of {', '.join(OPERATORS)}"
-    )
+    parser.add_argument("--variants", default=["none", "passes", "kernels"], type=variants, help="comma-separated")
     harness.main(parser, run, table, needs=[])
 
 

@@ -179,8 +179,8 @@ def test_a_damaged_library_is_an_error(wide, tmp_path, monkeypatch):
 @built
 def test_a_library_that_is_gone_is_none(monkeypatch):
     """Whatever the installation remembers of it."""
-    found = importlib.util.find_spec("bge_kernels.library")
-    gone = importlib.machinery.ModuleSpec("bge_kernels.library", None, origin=f"{found.origin}.gone")
+    name = f"bge_kernels.library{bge_kernels.VERSION}"
+    gone = importlib.machinery.ModuleSpec(name, None, origin=f"{importlib.util.find_spec(name).origin}.gone")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: gone)
     assert bge_kernels.library() is None
 

@@ -19,7 +19,7 @@ NAME = f"{DOMAIN} {VERSION}"
 
 
 def library() -> Path | None:
-    """The library that ONNX Runtime loads; None where it was not built."""
-    found = importlib.util.find_spec("bge_kernels.library")
+    """The library that ONNX Runtime loads; None where it was not built, or for another version."""
+    found = importlib.util.find_spec(f"bge_kernels.library{VERSION}")
     path = Path(found.origin) if found and found.origin else None
     return path if path and path.is_file() else None  # an editable installation remembers one that is gone
