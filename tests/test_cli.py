@@ -177,7 +177,7 @@ def test_a_failed_check_is_exit_1(tiny_bundle, tiny_checkpoint, monkeypatch, cap
 
     strict = type(ENCODER_TARGETS["cpu-fp32"])
     values = {slot: getattr(ENCODER_TARGETS["cpu-fp32"], slot) for slot in strict.__slots__}
-    monkeypatch.setitem(ENCODER_TARGETS, "cpu-fp32", strict(**{**values, "limits": lambda _: Limits(vectors=1e-12)}))
+    monkeypatch.setitem(ENCODER_TARGETS, "cpu-fp32", strict(**{**values, "limits": lambda *_: Limits(vectors=1e-12)}))
     monkeypatch.setattr(sys, "argv", ["bge-export", "check", str(tiny_bundle), "--checkpoint", str(tiny_checkpoint)])
     with pytest.raises(SystemExit) as stop:
         bge_export.cli.main()

@@ -15,7 +15,7 @@ from bge_export.evaluate_command import evaluate
 from bge_onnx.cli import run_command
 
 if TYPE_CHECKING:
-    from bge_onnx.bundle import Parity
+    from bge_onnx.bundle import Bundle, Parity
 
 HEAD_NAMES = ("dense", "sparse", "colbert")
 # lowering.targets.NAMES, without importing onnx for --help; a test compares
@@ -200,17 +200,13 @@ def run(
         weights=weights,  # type: ignore[arg-type]  # click has checked it
         calibration=calibrate.read(calibration) if calibration else None,
         kernels="auto" if kernels == "auto" else None,
-        activations=7 if activations == "7" else 8,
+        activations=int(activations),  # type: ignore[arg-type]  # click has checked it
         check=not no_check,
         options=options,
     )
     without = kernels == "auto" and not bge_kernels.library()
     click.echo(f"exporting {model} for {target}{', no operators were built here' * without}", err=True)
-    bundle = export(request, out, force=force, progress=sys.stderr.isatty())
-    if bundle.parity:
-        _report(bundle.parity)
-    size_mb = sum(record.size_bytes for record in bundle.files.values()) / 1e6
-    click.echo(f"wrote {out}: {len(bundle.files) + 1} files, {size_mb:,.1f} MB", err=True)
+    _wrote(export(request, out, force=force, progress=sys.stderr.isatty()))
 
 
 @cli.command()
@@ -264,6 +260,13 @@ def check(
 
 
 cli.add_command(evaluate)
+
+
+def _wrote(bundle: Bundle) -> None:
+    if bundle.parity:
+        _report(bundle.parity)
+    size_mb = sum(record.size_bytes for record in bundle.files.values()) / 1e6
+    click.echo(f"wrote {bundle.folder}: {len(bundle.files) + 1} files, {size_mb:,.1f} MB", err=True)
 
 
 def _report(parity: Parity) -> None:
