@@ -62,6 +62,7 @@ def test_a_bundle_with_kernels_is_within_the_limit(wide, tmp_path, kernels, acti
     assert (bundle.kernels, bundle.activations) == ((bge_kernels.NAME,), activations)
     assert bundle.parity
     assert bundle.parity.passed
+    assert bundle.parity.heads["dense"].limit == pytest.approx(0.002 * 109 / int8.GRIDS[activations].levels)
     graph = onnx.load(bundle.folder / bundle.graph, load_external_data=False).graph
     found = [node.op_type for node in graph.node]
     linears, norms = 12, 4

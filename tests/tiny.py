@@ -142,14 +142,15 @@ def truncated(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def sums_of_one_sign(integers, added=1):
-    """Of (N, K) integers what those of one sign have together where products of neighbours, and of the same two places
-    in the next quad where two are added, are summed in 16 bits: (N, sums).
+def summed(width, added=1):
+    """The inputs whose products are summed in 16 bits, (sums, 2 * added): neighbours, and the same two places in the
+    next quad where two are added.
     """
-    found = []
-    for start in range(0, integers.shape[1], 4 * added):
-        for first in (0, 2):
-            columns = [start + 4 * quad + first + place for quad in range(added) for place in (0, 1)]
-            group = integers[:, columns].astype(int)
-            found += [np.maximum(group, 0).sum(axis=1), np.maximum(-group, 0).sum(axis=1)]
-    return np.stack(found, axis=1)
+    starts = [start + first for start in range(0, width, 4 * added) for first in (0, 2)]
+    return np.array([[start + 4 * quad + place for quad in range(added) for place in (0, 1)] for start in starts])
+
+
+def sums_of_one_sign(integers, added=1):
+    """What the (N, K) integers of one sign have together in each such sum, the larger of both signs: (N, sums)."""
+    groups = integers[:, summed(integers.shape[1], added)].astype(int)
+    return np.maximum(np.maximum(groups, 0).sum(axis=2), np.maximum(-groups, 0).sum(axis=2))
