@@ -8,8 +8,9 @@ import sys
 import time
 
 import numpy as np
-import onnxruntime as ort
 from onnx import TensorProto, helper
+
+from bge_onnx.onnx_runtime import ort
 
 SIZE = 1536
 RUNS = 12

@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir
-import onnxruntime as ort
 import torch
 from tokenizers import Tokenizer
 
@@ -35,6 +34,7 @@ from bge_export.request import Request
 from bge_onnx import ProviderError
 from bge_onnx.cuda import CUDA
 from bge_onnx.devices import attention_kernels
+from bge_onnx.onnx_runtime import ort
 from gpu_tables import table
 from systems import worker_of
 from workers import Worker, WorkerError

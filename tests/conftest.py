@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 
 from bge_export.checkpoint import Options
@@ -13,6 +12,7 @@ from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import Embedder
 from bge_onnx.cuda import CUDA
+from bge_onnx.onnx_runtime import ort
 from tiny import write_checkpoint, write_m3_bundle, write_m3_checkpoint
 
 DATA = Path(__file__).parents[2] / "shared/data"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import bge_kernels
 from bge_kernels.int8_linear.reference import int8_linear, pack
+from bge_onnx.onnx_runtime import ort
 
 built = pytest.mark.skipif(not bge_kernels.library(), reason="built with BGE_KERNELS=1 only")
 

@@ -7,11 +7,11 @@ import json
 import shutil
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from bge_onnx import Bundle, BundleError, Embedder, ProviderError
 from bge_onnx.bundle import FORMAT_VERSION
+from bge_onnx.onnx_runtime import ort
 from tiny import edit_json, write_json
 
 TEXTS = ["", "a", "what is bm25?", "one two three " * 40]

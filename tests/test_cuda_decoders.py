@@ -5,7 +5,6 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from safetensors.torch import load_file
 
@@ -17,6 +16,7 @@ from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, ProviderError
 from bge_onnx.cuda import CUDA, Device
 from bge_onnx.embeddings import Wanted
+from bge_onnx.onnx_runtime import ort
 from bge_onnx.prefix import Prefix
 from cuda_kernels import types_of
 from test_decoders import CONFIGS, write_decoder

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,6 +21,7 @@ from bge_export.lowering.int8_kernels import Int8
 from bge_export.lowering.targets import ENCODER_TARGETS
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
+from bge_onnx.onnx_runtime import ort
 from tiny import M3_CONFIG, read_weights, store_weights, sums_of_one_sign, write_checkpoint
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 
 from bge_export import ops
 from bge_export.lowering import lower
 from bge_export.lowering.targets import ENCODER_TARGETS
+from bge_onnx.onnx_runtime import ort
 
 B, T, D, H = 3, 7, 24, 4
 K = D // H

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bge_export.pooling import Pooling
+if TYPE_CHECKING:  # `bge-export list` and --help work without the extra [export]
+    from bge_export.pooling import Pooling
 
 ENGLISH = "Represent this sentence for searching relevant passages: "
 CHINESE = "为这个句子生成表示以用于检索相关文章："

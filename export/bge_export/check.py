@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_export import checkpoint_tokenizer, reference
@@ -19,6 +18,7 @@ from bge_export.lowering import Lowering
 from bge_export.lowering.targets import Target
 from bge_export.weights import Weights
 from bge_onnx.errors import ProviderError
+from bge_onnx.onnx_runtime import ort
 
 LENGTHS = (
     1,

@@ -71,18 +71,13 @@ def list_models(*, as_json: bool) -> None:
         for row in rows:
             click.echo(json.dumps(row))
         return
-    from tabulate import tabulate
-
-    table = [
-        {
-            **row,
-            "parameters": f"{entry.parameters / 1e6:.1f} M",
-            "heads": ", ".join(entry.heads),
-            "revision": entry.revision[:8],
-        }
-        for row, entry in zip(rows, ENTRIES, strict=True)
-    ]
-    click.echo(tabulate(table, headers="keys", tablefmt="plain", colalign=("left", "right")))
+    table = [list(rows[0])]
+    for row, entry in zip(rows, ENTRIES, strict=True):
+        shown = {"parameters": f"{entry.parameters / 1e6:.1f} M", "heads": ", ".join(entry.heads)}
+        table.append([str(value) for value in {**row, **shown, "revision": entry.revision[:8]}.values()])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 @cli.command()

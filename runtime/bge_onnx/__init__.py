@@ -1,10 +1,16 @@
 """BGE embedding models on ONNX Runtime: bundle and texts in, vectors out."""
 
-from bge_onnx.bundle import Bundle
-from bge_onnx.embedder import Embedder
-from bge_onnx.embeddings import Embeddings
-from bge_onnx.errors import BgeError, BundleError, CheckpointError, InputError, ProviderError
-from bge_onnx.scores import colbert_score, colbert_scores, hybrid, lexical_score, similarity, top_k
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bge_onnx.bundle import Bundle
+    from bge_onnx.embedder import Embedder
+    from bge_onnx.embeddings import Embeddings
+    from bge_onnx.errors import BgeError, BundleError, CheckpointError, InputError, InstallationError, ProviderError
+    from bge_onnx.scores import colbert_score, colbert_scores, hybrid, lexical_score, similarity, top_k
 
 __all__ = [
     "BgeError",
@@ -14,6 +20,7 @@ __all__ = [
     "Embedder",
     "Embeddings",
     "InputError",
+    "InstallationError",
     "ProviderError",
     "colbert_score",
     "colbert_scores",
@@ -22,3 +29,15 @@ __all__ = [
     "similarity",
     "top_k",
 ]
+
+_MODULES = {"Bundle": "bundle", "Embedder": "embedder", "Embeddings": "embeddings"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `bge --help` needs no ONNX Runtime."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _MODULES.get(name) or ("errors" if name.endswith("Error") else "scores")
+    value = getattr(importlib.import_module(f"bge_onnx.{module}"), name)
+    globals()[name] = value
+    return value

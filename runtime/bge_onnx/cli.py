@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from bge_onnx.embeddings import Embeddings
 
 
+EXTRAS = {"export": ("torch", "transformers", "safetensors", "sentencepiece", "onnx", "onnx_ir", "scipy")}
+"""The packages that an extra of bge-onnx brings, by its name; onnxruntime's own error is `onnx_runtime`'s."""
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="bge-onnx")
 def cli() -> None:
@@ -227,6 +231,9 @@ def run_command(command: click.Command) -> NoReturn:
     except BgeError as error:
         click.echo(f"{type(error).__name__}: {error}", err=True)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        click.echo(f"InstallationError: {missing_package(error)}", err=True)
+        sys.exit(2)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -236,6 +243,15 @@ def run_command(command: click.Command) -> NoReturn:
     except BrokenPipeError:  # `| head` has seen enough
         sys.stderr.close()
         sys.exit(0)
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """Which package is missing, and what brings it. Raises the error again: it is none of ours."""
+    package = (error.name or "").split(".")[0]
+    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+    if extra is None:
+        raise error
+    return f"{package}: expected the package, found none.\n    Install it: pip install 'bge-onnx[{extra}]'"
 
 
 def main() -> None:

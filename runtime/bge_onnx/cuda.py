@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
 from bge_onnx.bundle import Bundle
 from bge_onnx.errors import ProviderError, first_line
 from bge_onnx.feeds import packed_feeds, whole_feeds
+from bge_onnx.onnx_runtime import ort
 
 Feeds = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]

@@ -21,6 +21,10 @@ class InputError(BgeError, ValueError):
     """A caller's texts or arguments cannot be embedded."""
 
 
+class InstallationError(BgeError, ImportError):
+    """A package is missing that an extra of bge-onnx brings."""
+
+
 def first_line(error: Exception) -> str:
     """An error's class and the first line of its text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
@@ -29,6 +28,7 @@ from bge_onnx.bundle import (
 from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, Outputs, provider_options, says, warm_up_batches
 from bge_onnx.errors import BundleError, InputError, ProviderError, first_line
 from bge_onnx.kernels import libraries
+from bge_onnx.onnx_runtime import ort
 
 if TYPE_CHECKING:
     from bge_onnx.devices import Devices
