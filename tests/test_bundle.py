@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from bge_onnx import Bundle, BundleError, Embedder, ProviderError
-from bge_onnx.bundle import FORMAT_VERSION
+from bge_onnx.bundle import FORMAT_VERSION, NOT_IN_JSON, OLDEST_VERSION
+from bge_onnx.manifest import sealed
 from bge_onnx.onnx_runtime import ort
-from tiny import edit_json, write_json
+from tiny import edit_json, edit_manifest, seal, write_json
 
+VERSIONS = f"{OLDEST_VERSION} to {FORMAT_VERSION}"
 TEXTS = ["", "a", "what is bm25?", "one two three " * 40]
-KEYS = sorted({field.name for field in dataclasses.fields(Bundle)} - {"folder", "format_version"})
+KEYS = sorted({field.name for field in dataclasses.fields(Bundle)} - {*NOT_IN_JSON, "format_version"})
 
 
 @pytest.fixture
@@ -35,8 +37,8 @@ def test_the_manifest_comes_back_as_it_was_written(tiny_bundle):
     """What `open` gives is what bundle.json holds, no key more or less."""
     record = json.loads((tiny_bundle / "bundle.json").read_text(encoding="utf-8"))
     found = json.loads(json.dumps(Bundle.open(tiny_bundle, verify=True).to_json()))
-    assert found == record
-    assert sorted(record) == sorted([*KEYS, "format_version"])
+    assert sealed(found) == record
+    assert sorted(record) == sorted([*KEYS, "format_version", "sha256"])
 
 
 def test_no_folder(tmp_path):
@@ -67,23 +69,21 @@ def test_a_manifest_that_is_not_json(bundle, content):
         (FORMAT_VERSION + 1, "Upgrade bge-onnx."),
         (99, "Upgrade bge-onnx."),
         (0, "Export it again."),
-        (FORMAT_VERSION - 1, "Export it again."),
+        (OLDEST_VERSION - 1, "Export it again."),
         ("1", "Export it again."),
         (None, "Export it again."),
     ],
 )
 def test_another_format_version(bundle, version, advice):
     """A newer format asks for an upgrade, anything else for a new export; both versions are told."""
-    edit_json(bundle / "bundle.json", format_version=version)
+    edit_manifest(bundle, format_version=version)
     text = refusal(bundle)
-    assert (
-        f"{bundle / 'bundle.json'}: expected format_version {FORMAT_VERSION}, found {version!r}.\n    {advice}" in text
-    )
+    assert f"{bundle / 'bundle.json'}: expected format_version {VERSIONS}, found {version!r}.\n    {advice}" in text
 
 
 def test_a_newer_format_is_told_before_its_keys(bundle):
     """A newer manifest that lost and gained keys asks for the upgrade, and not to export again."""
-    edit_json(bundle / "bundle.json", remove=KEYS, format_version=FORMAT_VERSION + 1, surprise=True)
+    edit_manifest(bundle, remove=KEYS, format_version=FORMAT_VERSION + 1, surprise=True)
     assert "Upgrade bge-onnx." in refusal(bundle)
 
 
@@ -91,13 +91,13 @@ def test_a_newer_format_is_told_before_its_keys(bundle):
 def test_a_manifest_without_a_version(bundle, content):
     """JSON that is no manifest is an error like one of another format, not a Python traceback."""
     write_json(bundle / "bundle.json", content)
-    assert f"expected format_version {FORMAT_VERSION}, found None.\n    Export it again." in refusal(bundle)
+    assert f"expected format_version {VERSIONS}, found None.\n    Export it again." in refusal(bundle)
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_missing_key(bundle, key):
     """Every key of the manifest is needed, and the one that is missing is named."""
-    edit_json(bundle / "bundle.json", remove=[key])
+    edit_manifest(bundle, remove=[key])
     text, wanted = refusal(bundle), f"expected a manifest of format {FORMAT_VERSION}, found an edited or damaged one"
     assert f"{bundle / 'bundle.json'}: {wanted}" in text
     assert f"'{key}'" in text
@@ -113,6 +113,7 @@ def test_an_unknown_key(bundle, place):
         inner = inner[key]
     inner["surprise"] = 1
     write_json(bundle / "bundle.json", record)
+    seal(bundle)
     text = refusal(bundle)
     assert "found an edited or damaged one" in text
     assert "'surprise'" in text
@@ -121,25 +122,57 @@ def test_an_unknown_key(bundle, place):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"layout": "ragged"}, "layout 'ragged'"),
+        ({"layout": "ragged"}, "layout: expected 'equal' or 'padded' or 'packed' or 'whole', found 'ragged'"),
         ({"max_tokens": 0}, "max_tokens 0"),
-        ({"max_tokens": "512"}, "max_tokens '512'"),
-        ({"outputs": {}}, "special_ids, outputs or dims incomplete"),
-        ({"special_ids": {"cls": 101}}, "special_ids, outputs or dims incomplete"),
+        ({"max_tokens": "512"}, "max_tokens: expected a whole number, found '512'"),
+        ({"max_tokens": True}, "max_tokens: expected a whole number, found True"),
+        ({"max_tokens": 10**400}, "max_tokens 1000"),
+        ({"normalized": 1}, "normalized: expected true or false, found 1"),
+        ({"outputs": {}}, "outputs of no head"),
+        ({"outputs": {"dense": None}}, "outputs.dense: expected a string, found None"),
+        ({"dims": {"dense": -1}}, "dims.dense -1"),
+        ({"dims": {"sparse": 8}}, "dims of sparse"),
+        ({"special_ids": {"cls": 101}}, "special_ids without pad"),
+        ({"special_ids": {"pad": 1.5}}, "special_ids.pad: expected a whole number, found 1.5"),
+        ({"special_ids": {"pad": -1}}, "special_ids.pad -1"),
+        ({"prompts": {"query": 7}}, "prompts.query: expected a string, found 7"),
+        ({"prompts": ["query: "]}, "prompts: expected a JSON object, found ['query: ']"),
+        (
+            {"quality": {"stsb": {"spearman": float("nan")}}},
+            "quality.stsb.spearman: expected a finite number, found nan",
+        ),
+        ({"kernels": [1]}, "kernels[0]: expected a string, found 1"),
         ({"graph": "other.onnx"}, "other.onnx is not among the files"),
         ({"graph": "../model.onnx"}, "../model.onnx is not among the files"),
         ({"tokenizer": "other.json"}, "other.json is not among the files"),
-        ({"files": []}, "AttributeError"),
-        ({"source": None}, "TypeError"),
+        ({"files": []}, "files: expected a JSON object, found []"),
+        ({"source": None}, "source: expected a JSON object, found None"),
     ],
     ids=str,
 )
 def test_a_senseless_value(bundle, changes, reason):
     """A value that nothing could run with is found when the bundle is opened, and named."""
-    edit_json(bundle / "bundle.json", **changes)
+    edit_manifest(bundle, **changes)
     text = refusal(bundle)
     assert "found an edited or damaged one" in text
     assert reason in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"max_tokens": 51}, {"prompts": {"query": "other: ", "passage": ""}}, {"normalized": False}], ids=str
+)
+def test_an_edited_manifest(bundle, changes):
+    """A value that could have been right is found by the manifest's own hash: it would change vectors in silence."""
+    edit_json(bundle / "bundle.json", **changes)
+    assert "found an edited or damaged one (its hash is " in refusal(bundle)
+
+
+def test_a_bundle_of_the_oldest_format(bundle, tiny):
+    """A manifest of format 4, which has no hash of its own, opens and gives the same vectors."""
+    edit_json(bundle / "bundle.json", remove=["sha256"], format_version=OLDEST_VERSION)
+    found = Embedder.open(bundle, threads=1)
+    assert found.bundle.format_version == 4
+    np.testing.assert_array_equal(found.embed(TEXTS).dense, tiny.embed(TEXTS).dense)
 
 
 @pytest.mark.parametrize("verify", [False, True])
@@ -196,15 +229,16 @@ def test_a_file_outside_the_bundle(bundle, name):
     record = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     record["files"][name] = {"sha256": "0" * 64, "size_bytes": 6}
     write_json(bundle / "bundle.json", record)
+    seal(bundle)
     text = refusal(bundle)
-    assert f"{name} lies outside the bundle" in text
+    assert f"{name!r} lies outside the bundle" in text
     assert "found an edited or damaged one" in text
 
 
 def test_a_provider_that_is_not_there(bundle, monkeypatch):
     """A bundle for CUDA is refused where ONNX Runtime offers only the CPU: the error names both, and the way out."""
     monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
-    edit_json(bundle / "bundle.json", provider="CUDAExecutionProvider")
+    edit_manifest(bundle, provider="CUDAExecutionProvider")
     embedder = Embedder.open(bundle, threads=1)
     with pytest.raises(ProviderError) as caught:
         embedder.embed(["a"])
@@ -219,7 +253,7 @@ def test_a_provider_that_fails_to_start(bundle, monkeypatch):
     """A provider that ONNX Runtime lists but cannot start is refused too, though ONNX Runtime falls back to the CPU."""
     offered = ["QNNExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: offered)
-    edit_json(bundle / "bundle.json", provider="QNNExecutionProvider")
+    edit_manifest(bundle, provider="QNNExecutionProvider")
     embedder = Embedder.open(bundle, threads=1)
     with pytest.raises(ProviderError) as caught:
         embedder.embed(["a"])
@@ -234,6 +268,7 @@ def test_a_graph_that_does_not_load(bundle, damage):
     record = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     record["files"]["model.onnx"]["size_bytes"] = len(damage)
     write_json(bundle / "bundle.json", record)
+    seal(bundle)
     with pytest.raises(BundleError) as caught:
         Embedder.open(bundle, threads=1).embed(["a"])
     assert f"{bundle / 'model.onnx'}: ONNX Runtime {ort.__version__} cannot load this graph: " in str(caught.value)
@@ -246,6 +281,7 @@ def test_a_tokenizer_that_does_not_load(bundle):
     record = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     record["files"]["tokenizer.json"]["size_bytes"] = 2
     write_json(bundle / "bundle.json", record)
+    seal(bundle)
     with pytest.raises(BundleError) as caught:
         Embedder.open(bundle, threads=1)
     assert f"{bundle / 'tokenizer.json'}: expected a tokenizer.json, found " in str(caught.value)

@@ -25,7 +25,7 @@ from bge_export.request import Request
 from bge_onnx import Bundle, BundleError, Embedder, InputError
 from bge_onnx import kernels as kernels_module
 from bge_onnx.cli import cli as runtime_cli
-from tiny import edit_json, write_checkpoint
+from tiny import edit_manifest, write_checkpoint
 
 built = pytest.mark.skipif(not bge_kernels.library(), reason="built with BGE_KERNELS=1 only")
 
@@ -91,7 +91,7 @@ def test_a_bundle_with_kernels_can_be_checked_again(wide, tmp_path, activations)
     bundle = export_kernels(wide, tmp_path / "bundle", activations=activations)
     parity = check_bundle(bundle.folder, wide)
     assert parity.passed
-    edit_json(bundle.folder / "bundle.json", activations=15 - activations)
+    edit_manifest(bundle.folder, activations=15 - activations)
     assert check_bundle(bundle.folder, wide).heads["dense"].max_error > 10 * parity.heads["dense"].max_error
 
 
@@ -123,7 +123,7 @@ def test_a_bundle_without_its_kernels_is_refused(tiny_bundle, tmp_path, monkeypa
     """It says what was wanted and what to install."""
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, folder)
-    edit_json(folder / "bundle.json", kernels=kernels)
+    edit_manifest(folder, kernels=kernels)
     monkeypatch.setattr(kernels_module, "library", lambda: library)
     message = rf"expected the operators {kernels[0]}.* found {found}.*\n.*\n.*BGE_KERNELS=1"
     with pytest.raises(BundleError, match=message):

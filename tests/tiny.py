@@ -17,6 +17,7 @@ from bge_export.checkpoint import Options
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import Bundle
+from bge_onnx.manifest import sealed
 from bge_onnx.tokenizer import Tokenizer
 
 CONFIG = {
@@ -107,6 +108,18 @@ def edit_json(path: Path, *, remove: Sequence[str] = (), **changes: Any) -> None
     """Set and remove keys of a JSON file that is there."""
     record = json.loads(path.read_text(encoding="utf-8")) | changes
     write_json(path, {key: value for key, value in record.items() if key not in remove})
+
+
+def edit_manifest(folder: Path, *, remove: Sequence[str] = (), **changes: Any) -> None:
+    """Set and remove keys of a bundle's manifest, and give it the hash that it should have then."""
+    edit_json(folder / "bundle.json", remove=remove, **changes)
+    seal(folder)
+
+
+def seal(folder: Path) -> None:
+    """Give a manifest the hash that its other keys should have."""
+    path = folder / "bundle.json"
+    write_json(path, sealed(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -22,8 +22,10 @@ from tqdm import tqdm
 from bge_export import checkpoint_tokenizer
 from bge_export.checkpoint import POOLING_FLAGS, Recipe
 from bge_export.lowering.targets import Target
-from bge_onnx.bundle import MANIFEST, Bundle, FileRecord, sha256_of
+from bge_onnx.bundle import FORMAT_VERSION, MANIFEST, Bundle, FileRecord, sha256_of
 from bge_onnx.errors import CheckpointError
+from bge_onnx.manifest import sealed
+from bge_onnx.replace import replacing
 
 TOKENIZER = "tokenizer.json"
 SPECIAL = ("pad", "bos", "cls", "sep", "eos", "unk", "mask")
@@ -113,30 +115,31 @@ def write_portable_files(
 
 
 def write_manifest(bundle: Bundle) -> Bundle:
-    """Write `bundle.json` with the size and hash of every file in the folder; returns the bundle with those."""
+    """Write `bundle.json` with the size and hash of every file in a new folder; returns the bundle with those."""
     paths = sorted(path for path in bundle.folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     files = {
         path.relative_to(bundle.folder).as_posix(): FileRecord(sha256=sha256_of(path), size_bytes=path.stat().st_size)
         for path in paths
     }
-    record = {
-        **bundle.to_json(),
-        "files": {name: {"sha256": f.sha256, "size_bytes": f.size_bytes} for name, f in files.items()},
-    }
-    _write_json(bundle.folder / MANIFEST, record)
+    return rewrite_manifest(dataclasses.replace(bundle, files=files))
+
+
+def rewrite_manifest(bundle: Bundle) -> Bundle:
+    """Put a manifest in the place of the one that is there, in one step; the files stay as they are listed.
+
+    Raises OSError: the folder cannot be written, the disk is full; the old manifest is kept then.
+    """
+    record = sealed({**bundle.to_json(), "format_version": FORMAT_VERSION})
+    with replacing(bundle.folder / MANIFEST) as partial:
+        _write_json(partial, record)
     return Bundle.open(bundle.folder)
 
 
 def record_quality(folder: Path, task: str, values: Mapping[str, float]) -> None:
     """Add what an evaluation found to a bundle's manifest, in one step; in a read-only folder do nothing."""
     bundle = Bundle.open(folder)  # anew: evaluations take hours
-    if not os.access(folder, os.W_OK):
-        return
-    quality = {**bundle.quality, task: dict(values)}
-    record = dataclasses.replace(bundle, quality=quality).to_json()
-    partial = bundle.folder / f".{MANIFEST}.{os.getpid()}"
-    _write_json(partial, record)
-    partial.replace(bundle.folder / MANIFEST)
+    if os.access(folder, os.W_OK):
+        rewrite_manifest(dataclasses.replace(bundle, quality={**bundle.quality, task: dict(values)}))
 
 
 def versions() -> Mapping[str, str]:

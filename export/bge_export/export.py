@@ -61,7 +61,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
                 limits = target.limits(config, GRIDS[request.activations])
                 parity = _compare(bundle, expected, limits, progress=progress)
                 _require(parity, out)
-                bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
+                bundle_writer.rewrite_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
 
 
@@ -202,7 +202,7 @@ def check_bundle(
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
         parity = _compare(bundle, expected, target.limits(config, GRIDS[request.activations]), progress=progress)
     if bundle.parity is None and parity.passed:
-        bundle_writer.write_manifest(dataclasses.replace(bundle, parity=parity))
+        bundle_writer.rewrite_manifest(dataclasses.replace(bundle, parity=parity))
     return parity
 
 

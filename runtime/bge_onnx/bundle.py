@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from bge_onnx.errors import BundleError
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+OLDEST_VERSION = 4
+"""Bundles of all formats from here on open. Format 5 added the manifest's own hash."""
+
 MANIFEST = "bundle.json"
 
 QUERY_TOKENS = "query_tokens"
@@ -51,6 +54,22 @@ class FileRecord:
 
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """What tells a file from another in its place, and from itself after somebody has written to it."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileState:
+        """Of a file that is there. Raises OSError: there is none."""
+        found = path.stat()
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +125,16 @@ class Parity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle:
-    """The manifest of a bundle, as `bundle.json` holds it. `folder` is where it lies."""
+    """The manifest of a bundle, as `bundle.json` holds it.
+
+    folder    where it lies, an absolute path without links
+    identity  SHA-256 of the manifest, which has the hashes of all other files in it
+    states    of the manifest and all files when the bundle was opened
+    """
 
     folder: Path
+    identity: str = ""
+    states: Mapping[str, FileState] = field(default_factory=dict)
     format_version: int
     name: str
     model: str
@@ -144,100 +170,71 @@ class Bundle:
     def open(cls, folder: str | Path, *, verify: bool = False) -> Bundle:
         """Read and check a bundle. Sizes of all files are always compared, hashes with `verify=True`.
 
-        Raises BundleError: no bundle there, a newer format, a file missing, truncated or edited.
+        Raises BundleError: no bundle there, a newer format, a manifest that was edited, a file missing or truncated.
         """
-        folder = Path(folder)
-        bundle = _parse(folder, _read_manifest(folder))
-        _check_files(bundle, verify=verify)
-        return bundle
+        from bge_onnx import manifest  # noqa: PLC0415 - it reads what is declared here
+
+        return manifest.open_bundle(Path(folder), verify=verify)
 
     @property
     def pad_id(self) -> int:
         """The token id that fills padded batches; never seen by the model's arithmetic."""
         return self.special_ids["pad"]
 
+    @property
+    def mapped(self) -> tuple[str, ...]:
+        """The files with weights, which ONNX Runtime maps into memory and does not copy."""
+        own = (MANIFEST, self.graph, self.tokenizer)
+        folder = self.graph.rpartition("/")[0]
+        return tuple(name for name in self.states if name not in own and name.rpartition("/")[0] == folder)
+
     def to_json(self) -> dict[str, Any]:
         """The manifest as JSON values."""
         record = dataclasses.asdict(self)
-        del record["folder"]
+        for name in NOT_IN_JSON:
+            del record[name]
         return record
+
+    def require_unchanged(self) -> None:
+        """Raise BundleError: the folder holds another bundle than the one that was opened, or none any more."""
+        found = {}
+        for name in self.states:
+            try:
+                found[name] = FileState.of(self.folder / name)
+            except OSError:
+                continue
+        self._refuse([name for name, state in self.states.items() if found.get(name) != state], "is another or gone")
+
+    def require_unwritten(self, names: Iterable[str]) -> None:
+        """Raise BundleError: somebody has written to one of these files, which are mapped into memory.
+
+        A file that was removed or replaced is no harm: what was mapped stays.
+        """
+        written = []
+        for name in names:
+            state = self.states[name]
+            try:
+                found = os.stat(self.folder / name)  # noqa: PTH116 - twice as fast as Path.stat, before and after each run
+            except OSError:
+                continue
+            same = (found.st_dev, found.st_ino) == (state.device, state.inode)
+            if same and (found.st_size, found.st_mtime_ns) != (state.size_bytes, state.modified_ns):
+                written.append(name)
+        self._refuse(written, "was written to")
+
+    def _refuse(self, names: list[str], what: str) -> None:
+        if names:
+            raise BundleError(
+                f"{self.folder}: expected the bundle that was opened, found that {', '.join(names[:3])} {what}.\n"
+                "    Open the bundle again. To replace one, put the new folder in its place as a whole, as "
+                "`bge-export run --force` does."
+            )
+
+
+NOT_IN_JSON = ("folder", "identity", "states")
 
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        found = "a folder without one" if folder.is_dir() else "no such folder"
-        raise BundleError(
-            f"{folder}: expected a bundle (a folder with {MANIFEST}), found {found}.\n"
-            f"    Make one with `bge-export run MODEL --out {folder}`."
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path}: expected a JSON manifest, found {error}.\n    Export the bundle again.") from None
-    version = record.get("format_version") if isinstance(record, dict) else None
-    if version != FORMAT_VERSION:
-        advice = "Upgrade bge-onnx" if isinstance(version, int) and version > FORMAT_VERSION else "Export it again"
-        raise BundleError(f"{path}: expected format_version {FORMAT_VERSION}, found {version!r}.\n    {advice}.")
-    assert isinstance(record, dict)
-    return record
-
-
-def _parse(folder: Path, record: dict[str, Any]) -> Bundle:
-    try:
-        files = {name: FileRecord(**entry) for name, entry in record["files"].items()}
-        parity = record["parity"]
-        if parity is not None:
-            heads = {head: HeadParity(**entry) for head, entry in parity["heads"].items()}
-            parity = Parity(**{**parity, "heads": heads})
-        source = Source(**record["source"])
-        fields = {**record, "files": files, "parity": parity, "source": source, "kernels": tuple(record["kernels"])}
-        bundle = Bundle(folder=folder, **fields)
-        _check_values(bundle)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise BundleError(
-            f"{folder / MANIFEST}: expected a manifest of format {FORMAT_VERSION}, found an edited or damaged one "
-            f"({type(error).__name__}: {error}).\n    Export the bundle again."
-        ) from None
-    return bundle
-
-
-def _check_values(bundle: Bundle) -> None:
-    if bundle.layout not in get_args(Layout):
-        raise ValueError(f"layout {bundle.layout!r}")
-    if not isinstance(bundle.max_tokens, int) or bundle.max_tokens < 1:
-        raise ValueError(f"max_tokens {bundle.max_tokens!r}")
-    if bundle.activations not in (*get_args(Activations), None):
-        raise ValueError(f"activations {bundle.activations!r}")
-    if "pad" not in bundle.special_ids or "dense" not in bundle.outputs or "dense" not in bundle.dims:
-        raise ValueError("special_ids, outputs or dims incomplete")
-    for name in (bundle.graph, bundle.tokenizer):
-        if name not in bundle.files:
-            raise ValueError(f"{name} is not among the files")
-    for name in bundle.files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise ValueError(f"{name} lies outside the bundle")
-
-
-def _check_files(bundle: Bundle, *, verify: bool) -> None:
-    faults = []
-    for name, record in bundle.files.items():
-        path = bundle.folder / name
-        if not path.is_file():
-            faults.append(f"{name}   missing")
-        elif (size := path.stat().st_size) != record.size_bytes:
-            faults.append(f"{name}   expected {record.size_bytes} bytes, found {size}")
-        elif verify and sha256_of(path) != record.sha256:
-            faults.append(f"{name}   expected sha256 {record.sha256[:16]}…, found another")
-    if faults:
-        lines = "\n    ".join(faults)
-        raise BundleError(
-            f"{bundle.folder}: {len(faults)} of {len(bundle.files)} files are not as exported:\n    {lines}\n"
-            "    Copy the bundle again, or export it again."
-        )

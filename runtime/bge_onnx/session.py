@@ -27,6 +27,7 @@ from bge_onnx.bundle import (
 )
 from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, Outputs, provider_options, says, warm_up_batches
 from bge_onnx.errors import BundleError, InputError, ProviderError, first_line
+from bge_onnx.graph import check_graph
 from bge_onnx.kernels import libraries
 from bge_onnx.onnx_runtime import ort
 
@@ -114,9 +115,11 @@ class Session:
         """The ONNX Runtime session with that many threads, made once."""
         with self._lock:
             if intra_op_threads not in self._sessions:
-                self._sessions[intra_op_threads] = _load(
-                    self.bundle, intra_op_threads, self.devices[0], self.device_memory
-                )
+                self.bundle.require_unchanged()
+                loaded = _load(self.bundle, intra_op_threads, self.devices[0], self.device_memory)
+                self.bundle.require_unchanged()  # while it was loaded
+                check_graph(self.bundle, loaded)
+                self._sessions[intra_op_threads] = loaded
             return self._sessions[intra_op_threads]
 
     def _dense_alone(self, names: Sequence[str]) -> bool:
@@ -179,7 +182,11 @@ class Session:
             keys, values = (past.keys, past.values) if past else (none, none)
             feeds |= {PAST_KEYS: keys, PAST_VALUES: values, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
         options = _giving_back() if batch.input_ids.size > KEPT_RUN_TOKENS else None
-        return dict(zip(names, session.run(names, feeds, options), strict=True))
+        mapped = self.bundle.mapped
+        self.bundle.require_unwritten(mapped)  # reading a mapped file that was cut short would end the process
+        outputs = session.run(names, feeds, options)
+        self.bundle.require_unwritten(mapped)
+        return dict(zip(names, outputs, strict=True))
 
 
 def _giving_back() -> ort.RunOptions:
