@@ -21,7 +21,7 @@ from bge_export.checkpoint import Options
 from bge_export.export import export
 from bge_export.folder import atomic_folder
 from bge_export.request import Request
-from bge_onnx import Bundle, BundleError
+from bge_onnx import Bundle, BundleError, replace
 from tiny import write_checkpoint, write_json
 
 WAIT_S = 60
@@ -126,22 +126,97 @@ def test_an_interrupted_replacement_keeps_the_old_bundle(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "no luck"), KeyboardInterrupt()], ids=["EIO", "Ctrl-C"])
-def test_a_failed_swap_keeps_the_old_bundle(tmp_path, monkeypatch, error):
-    """With force, an error with the old bundle away already and the new one not yet there brings the old one back."""
+@pytest.mark.parametrize("system", [True, False], ids=["at once", "in steps"])
+def test_a_failed_swap_keeps_the_old_bundle(tmp_path, monkeypatch, error, system):
+    """With force, an error while two folders change places leaves the old one, whether that is one step or several."""
     out = place(tmp_path / "out", "bundle")
     before = contents(out)
     rename = Path.rename
 
-    def failing(self, target):
-        if self.name.endswith(".partial"):
+    def failing(self, *arguments):
+        if system or self.name.endswith(".partial"):
             raise error
-        return rename(self, target)
+        return rename(self, *arguments)
 
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(type(error)):
+    if not system:
+        monkeypatch.setattr(replace, "_system_rename", lambda: None)
+    monkeypatch.setattr(*((replace, "_rename") if system else (Path, "rename")), lambda *a, **_: failing(*a))
+    with pytest.raises(BundleError if isinstance(error, OSError) else KeyboardInterrupt):
         write(out, force=True)
     assert names(tmp_path) == ["out"]
     assert contents(out) == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("kind", ["empty folder", "file", "folder of another"])
+def test_what_appears_during_an_export_is_kept(tmp_path, kind, force):
+    """What somebody puts at the place in the meantime stays as it is; only --force takes an empty folder's place."""
+    out = tmp_path / "out"
+
+    def during():
+        with atomic_folder(out, size_bytes=10, force=force) as partial:
+            (partial / "bundle.json").write_text("new")
+            place(out, kind)
+
+    if force and kind == "empty folder":
+        during()
+        assert contents(out) == {"bundle.json": "new"}
+        return
+    with pytest.raises(BundleError):
+        during()
+    assert contents(out) == {"empty folder": {}, "file": "precious"}.get(kind, {"thesis.tex": "precious"})
+    assert names(tmp_path) == ["out"]
+
+
+def test_processes_with_their_own_temporary_folders_see_each_other(tmp_path):
+    """Two containers that share a volume, and nothing else, do not write one folder together."""
+    out = tmp_path / "out"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    with child(HOLD, out, stdin=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path / "one")}) as first:
+        assert first.stdout.readline() == "ready\n"
+        environment = {**os.environ, "TMPDIR": str(tmp_path / "two")}
+        with child(HOLD, out, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as second:
+            said = second.communicate(timeout=WAIT_S)[1]
+        assert "another process is writing this folder." in said
+        first.stdin.close()
+        assert first.wait(WAIT_S) == 0
+    assert contents(out) == {"bundle.json": "child", "model.onnx_data": "begun"}
+    assert names(tmp_path) == ["one", "out", "two"]
+
+
+def test_a_replacement_that_was_killed_in_the_middle(tmp_path):
+    """An old bundle that was moved aside is put back by the next export, whatever becomes of that."""
+    place(tmp_path / ".out.replaced", "bundle")
+    with pytest.raises(ZeroDivisionError):
+        fail(tmp_path / "out", ZeroDivisionError(), force=True)
+    assert names(tmp_path) == ["out"]
+    assert contents(tmp_path / "out")["model.onnx"] == "old"
+
+
+def test_the_working_directory_is_replaced(tmp_path, monkeypatch, tiny_request):
+    """`--out . --force` succeeds, and the bundle is at the place that the folder had."""
+    out = place(tmp_path / "out", "bundle")
+    monkeypatch.chdir(out)
+    assert export(tiny_request, Path(), force=True).folder == out
+    monkeypatch.chdir(tmp_path)
+    assert Bundle.open(out, verify=True).name == "tiny-cpu-fp32"
+
+
+def test_a_mount_point_is_refused_beforehand(tmp_path, monkeypatch):
+    """A folder that cannot be renamed is told before the work, with a place that can be written."""
+    out = place(tmp_path / "out", "bundle")
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == out)
+    assert refusal(out, force=True) == (
+        f"{out}: expected a folder that can be replaced, found a mount point.\n"
+        f"    Choose a folder in it: --out {out / 'bundle'}"
+    )
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    """A place that the file system cannot have is one clear error."""
+    out = tmp_path / ("x" * 300)
+    assert refusal(out).startswith(f"{out}: expected a place for a bundle, found: File name too long")
 
 
 @pytest.mark.parametrize("kind", ["bundle", "empty folder", "file", "folder of another"])
@@ -323,8 +398,8 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, number):
 
 
 def test_another_disk_error_is_not_called_full(tmp_path):
-    """An input/output error stays what it is, and leaves nothing either."""
-    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+    """An input/output error is told as what it is, and leaves nothing either."""
+    with pytest.raises(BundleError, match=f"expected a place for a bundle, found: {os.strerror(errno.EIO)}"):
         fail(tmp_path / "out", OSError(errno.EIO, os.strerror(errno.EIO)))
     assert names(tmp_path) == []
 

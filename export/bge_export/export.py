@@ -37,6 +37,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
     compared here, and `request.check` wants it.
     """
     _check_name(request.target)
+    out = out.absolute()  # where it is now: `out` may be the working directory, which is replaced
     require_free(out, force=force)  # before a download
     with open_checkpoint(request) as (folder, source):
         config, recipe, target = _read(request, folder)

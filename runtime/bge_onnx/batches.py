@@ -73,8 +73,8 @@ def plan_batches(
     """
     if budget_tokens is None:
         budget_tokens = BUDGET_TOKENS[layout]
-    if budget_tokens < 1:
-        raise InputError(f"budget_tokens: expected at least 1, found {budget_tokens}")
+    if type(budget_tokens) is not int or budget_tokens < 1:
+        raise InputError(f"budget_tokens: expected a whole number, at least 1, found {budget_tokens!r:.60}")
     lengths = np.array([len(ids) for ids in token_ids], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     groups = _groups(lengths[order], budget_tokens, layout)

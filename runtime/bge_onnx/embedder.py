@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from bge_onnx.batches import Batch, plan_batches
 from bge_onnx.bundle import Bundle
 from bge_onnx.cuda import Outputs
-from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect
-from bge_onnx.errors import InputError
+from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect, heads_of
+from bge_onnx.errors import BundleError, InputError
 from bge_onnx.hub import find_bundle
 from bge_onnx.icl import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, FewShot, Prompt, examples_text
 from bge_onnx.kernels import libraries
@@ -23,7 +23,7 @@ from bge_onnx.prefix import Prefix
 from bge_onnx.scores import EQUAL, SCORE_PAIRS, check_pairs, check_weights, distinct, score_pairs, similarity
 from bge_onnx.session import Past, Session, devices_of
 from bge_onnx.threads import resolve_threads
-from bge_onnx.tokenizer import Tokenizer, check_token_ids, windows
+from bge_onnx.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
 
 DENSE = ("dense",)
 
@@ -31,9 +31,31 @@ STREAM_TEXTS = 4096
 """Texts that a stream holds at a time: enough for batches of one length, a few MB of text."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """How a bundle was opened: its folder, or its name and commit on the Hub, and the options of `Embedder.open`."""
+
+    bundle: str | Path
+    options: Mapping[str, Any]
+
+
+def reopen(opened: Opened, identity: str) -> Embedder:
+    """The Embedder of a pickle. Raises BundleError: another bundle lies there now."""
+    embedder = Embedder.open(opened.bundle, **opened.options)
+    if embedder.bundle.identity != identity:
+        raise BundleError(
+            f"{opened.bundle}: expected the bundle that the pickled Embedder had, hash {identity[:16]}…, found "
+            f"{embedder.bundle.identity[:16]}….\n    Give both sides the same bundle."
+        )
+    return embedder
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Embedder:
-    """A bundle, ready to embed. Safe to use from several threads.
+    """A bundle, ready to embed: one model from `open` to the end. Safe to use from several threads.
+
+    A pickle holds how the bundle was opened and its hash. Where it is read, in another process or on another machine
+    with the same bundle at the same place, the bundle is opened again.
 
     >>> bge = Embedder.open("bge-small-en-v1.5-cpu-fp32")
     >>> bge.embed(["BM25 is a ranking function.", "Tea is a drink."]).dense.shape
@@ -43,6 +65,7 @@ class Embedder:
     bundle: Bundle
     tokenizer: Tokenizer
     session: Session
+    opened: Opened
 
     @classmethod
     def open(
@@ -67,12 +90,28 @@ class Embedder:
 
         Raises BundleError, ProviderError, InputError.
         """
-        opened = Bundle.open(find_bundle(bundle, revision=revision, cache_dir=cache_dir), verify=verify)
-        libraries(opened)
-        tokenizer = Tokenizer.open(opened.folder / opened.tokenizer, max_tokens=opened.max_tokens)
-        numbers = devices_of(opened, devices, device_memory)
-        session = Session(opened, resolve_threads(threads), numbers, device_memory)
-        return cls(opened, tokenizer, session)
+        folder = find_bundle(bundle, revision=revision, cache_dir=cache_dir)
+        found = Bundle.open(folder, verify=verify)
+        libraries(found)
+        path = found.folder / found.tokenizer
+        tokenizer = Tokenizer.open(path, max_tokens=found.max_tokens)
+        check_special_ids(tokenizer, found.special_ids, path)
+        session = Session(found, resolve_threads(threads), devices_of(found, devices, device_memory), device_memory)
+        from_hub = isinstance(bundle, str) and folder != Path(bundle)
+        opened = Opened(
+            bundle=bundle if from_hub else found.folder,
+            options={
+                "threads": threads,
+                "devices": devices and tuple(devices),
+                "device_memory": device_memory,
+                **({"revision": folder.name, "cache_dir": cache_dir} if from_hub else {}),
+            },
+        )
+        return cls(found, tokenizer, session, opened)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How the bundle was opened, and which it is."""
+        return reopen, (self.opened, self.bundle.identity)
 
     def embed(
         self,
@@ -101,7 +140,7 @@ class Embedder:
         Raises InputError: texts that are no strings (their index is named), a head that the bundle has not, a limit out
         of range.
         """
-        wanted = Wanted(heads=tuple(heads), normalize=normalize, truncate_dim=truncate_dim, mcls=mcls)
+        wanted = Wanted(heads=heads_of(heads), normalize=normalize, truncate_dim=truncate_dim, mcls=mcls)
         wanted.check(self.bundle)
         tokenizer = self.tokenizer if max_tokens is None else self.tokenizer.with_max_tokens(max_tokens)
         token_ids = tokenizer.encode(texts, prompt=prompt)
@@ -121,7 +160,7 @@ class Embedder:
 
         Raises InputError: an empty sequence, one longer than the model's limit, or ids outside the vocabulary.
         """
-        wanted = Wanted(heads=tuple(heads))
+        wanted = Wanted(heads=heads_of(heads))
         wanted.check(self.bundle)
         vocabulary = self.tokenizer.backend.get_vocab_size()
         checked = check_token_ids(token_ids, limit=self.bundle.max_tokens, vocabulary=vocabulary)
@@ -137,7 +176,7 @@ class Embedder:
     ) -> Embeddings:
         """Vectors of search queries, with the model's own query instruction in front; of bge-en-icl without a task."""
         if self.takes_examples:
-            wanted = Wanted(heads=tuple(heads))
+            wanted = Wanted(heads=heads_of(heads))
             wanted.check(self.bundle)
             token_ids = Prompt().token_ids(self.tokenizer, queries, max_tokens=max_tokens or QUERY_TOKENS)
             return self.run(token_ids, wanted, progress=progress)
@@ -163,7 +202,10 @@ class Embedder:
         heads: Sequence[str] = DENSE,
         prompt: str = "",
         max_tokens: int | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
         mcls: bool = False,
+        budget_tokens: int | None = None,
         window: int = STREAM_TEXTS,
     ) -> Iterator[Embeddings]:
         """Vectors of any number of texts, in order, `window` texts at a time: neither texts nor vectors pile up.
@@ -171,7 +213,17 @@ class Embedder:
         Raises InputError like `embed`; an index named there counts from the window's first text.
         """
         for chunk in windows(texts, window):
-            yield self.embed(chunk, heads=heads, prompt=prompt, max_tokens=max_tokens, mcls=mcls, progress=False)
+            yield self.embed(
+                chunk,
+                heads=heads,
+                prompt=prompt,
+                max_tokens=max_tokens,
+                normalize=normalize,
+                truncate_dim=truncate_dim,
+                mcls=mcls,
+                budget_tokens=budget_tokens,
+                progress=False,
+            )
 
     def similarity(self, queries: Sequence[str], passages: Sequence[str]) -> Vectors:
         """Scores (Q, P) float32 of every query with every passage, instructions applied."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bge_onnx.batches import Batch
 from bge_onnx.bundle import Bundle
-from bge_onnx.errors import InputError
+from bge_onnx.errors import BundleError, InputError
 from bge_onnx.mcls import mean_of_cls
 from bge_onnx.sparse import Folded, SparseVectors, fold, join
 
@@ -79,6 +79,7 @@ class Wanted:
 
     def check(self, bundle: Bundle) -> None:
         """Raise InputError: a head, a dimension or a form that this bundle cannot give."""
+        self._check_types()
         missing = [head for head in self.heads if head not in bundle.outputs]
         if missing or not self.heads:
             raise InputError(
@@ -101,6 +102,14 @@ class Wanted:
                 f"{', '.join(self.heads)} and {bundle.name} ({bundle.pooling}, {bundle.max_tokens} tokens)."
             )
 
+    def _check_types(self) -> None:
+        if not isinstance(self.normalize, bool | None):
+            raise InputError(f"normalize: expected True, False or None, found {self.normalize!r:.60}")
+        if not isinstance(self.mcls, bool):
+            raise InputError(f"mcls: expected True or False, found {self.mcls!r:.60}")
+        if self.truncate_dim is not None and type(self.truncate_dim) is not int:
+            raise InputError(f"truncate_dim: expected a whole number or None, found {self.truncate_dim!r:.60}")
+
     def width(self, bundle: Bundle) -> int:
         """Components of a dense vector."""
         return min(bundle.dims["dense"], self.truncate_dim or bundle.dims["dense"])
@@ -113,6 +122,25 @@ class Wanted:
         if self.normalize is False:
             return bundle.raw_outputs.get(head, bundle.outputs[head])
         return bundle.outputs[head]
+
+
+def heads_of(heads: Sequence[str]) -> tuple[str, ...]:
+    """The names of heads. Raises InputError: one string, or no sequence of strings."""
+    if isinstance(heads, str | bytes) or not isinstance(heads, Iterable):
+        raise InputError(f"heads: expected a list of names, as ['dense'], found {heads!r:.60}")
+    names = tuple(heads)
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"heads: expected names, as 'dense', found {names!r:.60}")
+    return names
+
+
+def require_finite(head: str, vectors: NDArray[Any], bundle: Bundle) -> None:
+    """Raise BundleError: a graph gave NaN or infinity, which no text of a sound bundle has."""
+    if not np.isfinite(vectors).all():
+        raise BundleError(
+            f"{bundle.folder}: expected finite {head} vectors, found NaN or infinity.\n"
+            "    The files are damaged or were changed: compare them with `bge info --verify`, or export again."
+        )
 
 
 def collect(
@@ -129,6 +157,8 @@ def collect(
     unused = [bundle.special_ids[token] for token in UNUSED_TOKENS if token in bundle.special_ids]
     for batch, by_name in outputs:
         arrays = {head: by_name[wanted.output(head, bundle)] for head in wanted.heads}
+        for head, vectors in arrays.items():
+            require_finite(head, vectors, bundle)
         if "dense" in arrays:
             vectors = mean_of_cls(batch.states(arrays["dense"])) if wanted.mcls else arrays["dense"]
             dense[batch.rows] = _finish(vectors, bundle, wanted)

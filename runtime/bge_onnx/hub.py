@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 from bge_onnx.bundle import MANIFEST
 from bge_onnx.errors import BundleError, first_line
+from bge_onnx.json_file import read_json
 
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
 
@@ -27,7 +27,7 @@ def find_bundle(bundle: str | Path, *, revision: str | None = None, cache_dir: s
     errors: tuple[type[Exception], ...] = (*hub_errors(), KeyError, TypeError)
     try:
         manifest = Path(hf_hub_download(bundle, MANIFEST, revision=revision, cache_dir=cache_dir))
-        files = list(json.loads(manifest.read_text(encoding="utf-8"))["files"])
+        files = list(read_json(manifest)["files"])
         return Path(
             snapshot_download(bundle, revision=revision, cache_dir=cache_dir, allow_patterns=[MANIFEST, *files])
         )

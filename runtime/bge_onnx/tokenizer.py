@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,10 @@ class Tokenizer:
     def with_max_tokens(self, max_tokens: int) -> Tokenizer:
         """The same tokenizer, cutting earlier. Raises InputError: more than the model allows, or no room for a word."""
         special = self.backend.num_special_tokens_to_add(is_pair=False)
-        if not special < max_tokens <= self.max_tokens:
+        if type(max_tokens) is not int or not special < max_tokens <= self.max_tokens:
             raise InputError(
-                f"max_tokens: expected {special + 1} to {self.max_tokens} (this model's limit), found {max_tokens}"
+                f"max_tokens: expected {special + 1} to {self.max_tokens} (this model's limit), found "
+                f"{max_tokens!r:.60}"
             )
         return Tokenizer(self.backend, max_tokens)
 
@@ -60,6 +61,8 @@ class Tokenizer:
         Texts of any size: only as much is read as can matter for the first `max_tokens` tokens.
         Raises InputError: something that is not a string, or holds half a surrogate pair (its index is named).
         """
+        if not isinstance(prompt, str):
+            raise InputError(f"prompt: expected a string, which may be empty, found {prompt!r:.60}")
         prompted = [prompt + text for text in check_texts(texts)]
         clipped = [text if len(text) <= self._clip_chars else self._clip(text) for text in prompted]
         return [self._cut(encoding) for encoding in self.backend.encode_batch_fast(clipped)]
@@ -101,6 +104,27 @@ class Tokenizer:
         return text
 
 
+def check_special_ids(tokenizer: Tokenizer, special_ids: Mapping[str, int], path: Path) -> None:
+    """Raise BundleError: special tokens of the manifest that are others in the tokenizer.
+
+    They would get weights in sparse vectors, or words would lose theirs.
+    """
+    backend = tokenizer.backend
+    special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
+    ends = backend.encode("").ids
+    wanted = {"begin": (ends[0], ("cls", "bos")), "end": (ends[-1], ("sep", "eos"))} if ends else {}
+    faults = [f"{name} {number}" for name, number in special_ids.items() if number not in special]
+    for place, (number, names) in wanted.items():
+        given = {name: special_ids[name] for name in names if name in special_ids}
+        if given and number not in given.values():
+            faults.append(f"{' and '.join(given)} other than {number}, with which texts {place}")
+    if faults or not ends:
+        raise BundleError(
+            f"{path}: expected the special tokens of the manifest, found {', '.join(faults) or 'no template'}.\n"
+            "    Tokenizer and manifest are of different bundles, or damaged. Export the bundle again."
+        )
+
+
 def check_texts(texts: Iterable[str]) -> list[str]:
     """The texts as a list. Raises InputError naming the first few among them that are not usable strings."""
     if isinstance(texts, str | bytes):
@@ -119,8 +143,15 @@ def check_token_ids(
     token_ids: Iterable[Sequence[int] | NDArray[np.integer[Any]]], *, limit: int, vocabulary: int
 ) -> list[NDArray[np.int64]]:
     """Texts that are token ids already, each as an array (T,). Raises InputError naming the first that is none."""
-    checked = [np.asarray(ids) for ids in token_ids]
-    for index, ids in enumerate(checked):
+    if isinstance(token_ids, str | bytes | Mapping) or not isinstance(token_ids, Iterable):
+        raise InputError(f"token_ids: expected a list of lists of token ids, found {type(token_ids).__name__}")
+    checked = []
+    for index, given in enumerate(token_ids):
+        try:
+            ids = np.asarray(given)
+        except (TypeError, ValueError):
+            ids = np.empty((0, 0))
+        checked.append(ids)
         if ids.ndim != 1 or not 0 < len(ids) <= limit:
             found = len(ids) if ids.ndim == 1 else ids.shape
             raise InputError(f"token_ids[{index}]: expected 1 to {limit} token ids, found {found}")
@@ -136,10 +167,12 @@ def check_token_ids(
 def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
     """The texts, `size` at a time; one empty list where there are none, so that a stream says what it would hold.
 
-    Raises InputError: one string, whose letters would be taken for texts.
+    Raises InputError: one string, whose letters would be taken for texts; a size below 1.
     """
     if isinstance(texts, str | bytes):
         raise InputError("texts: expected an iterable of strings, found one string. Put it in a list: [text]")
+    if type(size) is not int or size < 1:
+        raise InputError(f"window: expected a whole number of texts, at least 1, found {size!r:.60}")
     iterator = iter(texts)
     window = list(itertools.islice(iterator, size))
     yield window
