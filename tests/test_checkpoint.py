@@ -10,10 +10,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import save_file
 
 from bge_export.checkpoint import Options
 from bge_export.config import parse_config, read_json
 from bge_export.export import export
+from bge_export.models import MODELS
 from bge_export.models.bert import Config
 from bge_export.random_checkpoint import bert_tokenizer
 from bge_export.request import Request
@@ -101,8 +104,6 @@ def test_safetensors_are_taken_where_a_pickle_lies_beside(checkpoint, tiny, tmp_
 
 def test_a_masked_language_model_as_transformers_saves_it(checkpoint, tiny, tmp_path):
     """BertForMaskedLM's own folder, with the prefix `bert.` and a head `cls.`, gives the encoder's vectors."""
-    import transformers
-
     config = transformers.BertConfig.from_pretrained(checkpoint)
     model = transformers.BertForMaskedLM(config)
     model.bert.load_state_dict(read_weights(checkpoint))
@@ -282,7 +283,7 @@ def test_no_weights(checkpoint):
     remove_weights(checkpoint)
     text = refusal(checkpoint)
     assert f"{checkpoint}: expected weights (" in text
-    assert "model.safetensors, pytorch_model.bin.index.json, pytorch_model.bin), found none of them." in text
+    assert "pytorch_model.bin, pytorch_model.bin.index.json), found none of them." in text
     assert "Give the folder that holds the model's own files." in text
 
 
@@ -426,3 +427,135 @@ def test_the_tokenizers_own_padding_and_truncation_are_dropped(checkpoint, tiny,
     record = json.loads((tmp_path / "bundle/tokenizer.json").read_text(encoding="utf-8"))
     assert record["padding"] is None
     assert record["truncation"] is None
+
+
+# Of config.json files on the Hub: intfloat's, unsloth's, our own portable folder's, old versions of transformers'.
+HARMLESS = {
+    "tokenizer_class": "XLMRobertaTokenizer", "unsloth_version": "2024.9", "_attn_implementation_autoset": True,
+    "transformers.js_config": {"use_external_data_format": True}, "torchscript": False, "max_length": 20,
+    "do_sample": False, "bad_words_ids": None, "use_bfloat16": False, "task_specific_params": None,
+    "add_pooling_layer": False, "architectures": ["BertModel"], "decoder_start_token_id": None, "num_beams": 4,
+    "top_k": 50, "prefix": None, "id2label": {"0": "a", "1": "b"}, "early_stopping": False, "tf_legacy_loss": False,
+    "chunk_size_feed_forward": 0, "sep_token_id": 3, "mask_token_id": 4, "_name_or_path": "x", "dtype": "float32",
+}  # fmt: skip
+
+
+def test_keys_that_change_nothing_are_skipped(checkpoint, tiny, tmp_path):
+    """Keys for generation, tokenizers, training and other tools leave the vectors as they are."""
+    edit_json(checkpoint / "config.json", **HARMLESS)
+    np.testing.assert_array_equal(vectors(checkpoint, tmp_path / "bundle"), tiny.embed(TEXTS).dense)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_key_that_transformers_writes_is_decided(model, tmp_path):
+    """No key of a config.json that transformers writes is unknown, for each architecture."""
+    model_type = model.Config.required["model_type"]
+    record = transformers.CONFIG_MAPPING[model_type]().to_dict()
+    write_json(tmp_path / "config.json", record)
+    parse_config(model.Config, read_json(tmp_path / "config.json"), tmp_path)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_no_key_of_the_models_own_is_harmless_by_chance(model):
+    """What a configuration class defines itself is read, required or listed for that model; nothing else of it."""
+    from bge_export.config import HARMLESS_KEYS, harmless_keys
+
+    model_type = model.Config.required["model_type"]
+    own = {*vars(transformers.CONFIG_MAPPING[model_type]())} - {*vars(transformers.PretrainedConfig())}
+    assert own & harmless_keys(model_type) <= HARMLESS_KEYS
+    assert not (HARMLESS_KEYS | harmless_keys(model_type)) & {
+        "hidden_act", "is_causal", "layer_norm_eps", "layer_types", "num_hidden_layers", "per_layer_config",
+        "position_embedding_type", "quantization_config", "rope_parameters", "rope_theta", "sliding_window",
+        "use_bidirectional_attention",
+    }  # fmt: skip
+
+
+def test_no_more_than_ten_faults_are_listed(checkpoint):
+    """An error lists ten faulty keys and counts the others, and cuts what it quotes."""
+    strange = {f"strange_{number}": "x" * 100_000 for number in range(1000)}
+    edit_json(checkpoint / "config.json", **strange, **{"y" * 100_000: 1})
+    text = refusal(checkpoint)
+    assert "1001 keys that the exporter cannot honour" in text
+    assert "and 991 more" in text
+    assert len(text) < 3000
+
+
+def store_gamma_and_beta(folder, tensors):
+    """LayerNorms as TensorFlow called their parts, with and without a task's prefix."""
+    renamed = {
+        re.sub(r"LayerNorm.weight$", "LayerNorm.gamma", re.sub(r"LayerNorm.bias$", "LayerNorm.beta", name)): tensor
+        for name, tensor in tensors.items()
+    }
+    store_pickle(folder, {f"bert.{name}": tensor for name, tensor in renamed.items()})
+
+
+def store_beside_shards(folder, tensors):
+    """One file, beside the index and the shards of other weights, as an older commit left them."""
+    index, shard = folder / "model.safetensors.index.json", folder / "model-00000.safetensors"
+    kept = index.read_bytes()
+    store_weights(folder, tensors)
+    index.write_bytes(kept)
+    save_file({name: torch.zeros_like(tensor) for name, tensor in tensors.items()}, shard)
+
+
+@pytest.mark.parametrize("store", [store_gamma_and_beta, store_beside_shards])
+def test_weights_are_those_that_transformers_loads(checkpoint, tiny, tmp_path, store):
+    """Old names of LayerNorm's parts are read; one whole file counts before an index of shards."""
+    store(checkpoint, read_weights(checkpoint))
+    np.testing.assert_array_equal(vectors(checkpoint, tmp_path / "bundle"), tiny.embed(TEXTS).dense)
+
+
+@pytest.mark.parametrize("prefix", ["0.auto_model.", "model.", "module.", "base_model.model.", "module.bert."])
+def test_weights_behind_a_wrappers_name(checkpoint, prefix):
+    """Weights saved with what was around the model, which transformers does not find, are one line with the prefix."""
+    tensors = read_weights(checkpoint)
+    store_weights(checkpoint, {prefix + name: tensor for name, tensor in tensors.items()})
+    text = refusal(checkpoint)
+    assert text.startswith("bert: expected weights named as transformers names them, embeddings.")
+    assert f"found them behind {prefix!r}.\n    They were saved with what was around the model" in text
+    assert text.count("\n") == 1
+
+
+def test_a_weight_under_two_names_is_refused(checkpoint):
+    """A weight with and without the task's prefix has two values: neither is taken."""
+    tensors = read_weights(checkpoint)
+    store_weights(checkpoint, tensors | {"bert.embeddings.LayerNorm.bias": torch.zeros(32)})
+    assert "expected each weight once, found embeddings.LayerNorm.bias under another name too." in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_is_named(checkpoint, alone):
+    """A LoRA adapter, alone or beside a full model, is never left out in silence."""
+    if alone:
+        remove_weights(checkpoint)
+    write_json(checkpoint / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "other"})
+    text = refusal(checkpoint)
+    assert f"{checkpoint / 'adapter_config.json'}: expected a whole model, found a LoRA adapter" in text
+    assert "merge_and_unload()" in text
+
+
+@pytest.mark.parametrize("place", ["0_Transformer", "0_BERT"])
+def test_a_model_in_the_first_modules_folder(checkpoint, tmp_path, place):
+    """The oldest form of sentence-transformers, the model's files in the first module's folder: the same vectors."""
+    old = tmp_path / "old"
+    shutil.copytree(checkpoint, old / place)
+    write_json(old / "modules.json", [
+        {"idx": 0, "name": "0", "path": place, "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    ])  # fmt: skip
+    write_json(old / "1_Pooling/config.json", {"pooling_mode_cls_token": True})
+    write_json(old / place / "sentence_bert_config.json", {"max_seq_length": 16})
+    hidden = transformers.AutoModel.from_pretrained(old / place).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(old / place)
+    inputs = tokenizer(TEXTS, truncation=True, max_length=16, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        wanted = hidden(**inputs).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(vectors(old, tmp_path / "bundle"), wanted, atol=1e-5)
+
+
+def test_more_layers_than_weights(checkpoint):
+    """A billion layers are refused before anything is made for them."""
+    edit_json(checkpoint / "config.json", num_hidden_layers=10**9)
+    assert "expected num_hidden_layers of at most 37, as many as there are weights, found 1000000000." in refusal(
+        checkpoint
+    )

@@ -9,6 +9,7 @@ import pytest
 
 from bge_export import catalog
 from bge_export.checkpoint import Options, Recipe, read_recipe
+from bge_export.checkpoint_files import SENTENCE_FILES
 from bge_onnx import CheckpointError
 from tiny import edit_json, write_json, write_modules
 
@@ -227,7 +228,8 @@ def test_a_contradicted_pooling_is_refused(tmp_path, entry, options, reason):
     write_json(tmp_path / POOLING, {"pooling_mode": "mean"})
     text = refusal(tmp_path, entry=entry, **options)
     assert f"{tmp_path / POOLING}: {reason}" in text
-    assert "Leave --pooling out, or give the folder another name than a known model's." in text
+    advice = "Leave --pooling out" if options else "Give MODEL another name than a known one"
+    assert f"{advice}, and that of the file counts." in text
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_a_maximum_out_of_range_is_refused(tmp_path, stored, option, found):
     ("stored", "entry", "option", "wanted"),
     [
         ({"query": "q: ", "document": "d: "}, None, None, {"query": "q: ", "passage": "d: "}),
-        ({"query": "q: ", "passage": "p: "}, None, None, {"query": "q: ", "passage": "p: "}),
+        ({"query": "q: ", "passage": "p: "}, None, None, {"query": "q: ", "passage": ""}),
         ({"query": "q: "}, SMALL_EN, None, {"query": "q: ", "passage": ""}),
         ({"query": "", "document": ""}, SMALL_EN, None, {"query": catalog.ENGLISH, "passage": ""}),
         ({}, SMALL_ZH, None, {"query": catalog.CHINESE, "passage": ""}),
@@ -287,18 +289,90 @@ def test_where_the_prompts_come_from(tmp_path, stored, entry, option, wanted):
     assert recipe(tmp_path, entry=entry, pooling="cls", query_prompt=option).prompts == wanted
 
 
+# What sentence-transformers 6.2.0 puts in front, with these prompts and this default_prompt_name.
 @pytest.mark.parametrize(
-    ("stored", "wanted"),
+    ("stored", "default", "wanted"),
     [
-        ({"query": "q: ", "any": "a: "}, {"query": "q: ", "passage": "a: "}),
-        ({"corpus": "c: ", "any": "a: "}, {"query": "a: ", "passage": "c: "}),
-        ({"query": "", "document": "", "any": "a: "}, {"query": "", "passage": ""}),
+        ({"query": "q: ", "any": "a: "}, "any", {"query": "q: ", "passage": ""}),
+        ({"corpus": "c: ", "any": "a: "}, "any", {"query": "", "passage": ""}),
+        ({"query": "", "document": "", "any": "a: "}, "any", {"query": "", "passage": ""}),
+        ({"query": "q: "}, "query", {"query": "q: ", "passage": ""}),
+        ({"query": "q: ", "passage": "p: "}, "passage", {"query": "q: ", "passage": ""}),
+        ({"query": "q: ", "passage": "p: ", "document": "d: "}, None, {"query": "q: ", "passage": "d: "}),
+        ({"query": None, "document": None}, None, {"query": "", "passage": ""}),
+        ({}, "query", {"query": "", "passage": ""}),
     ],
 )
-def test_the_default_prompt_stands_in_for_those_not_named(tmp_path, stored, wanted):
-    """As in sentence-transformers, default_prompt_name counts where a query or a passage has no prompt of its own."""
-    write_json(tmp_path / "config_sentence_transformers.json", {"prompts": stored, "default_prompt_name": "any"})
+def test_prompts_are_those_of_encode_query_and_encode_document(tmp_path, stored, default, wanted):
+    """Queries get the prompt named query, passages the one named document; default_prompt_name is for neither."""
+    write_json(tmp_path / "config_sentence_transformers.json", {"prompts": stored, "default_prompt_name": default})
     assert recipe(tmp_path, pooling="cls").prompts == wanted
+
+
+@pytest.mark.parametrize(("option", "wanted"), [(None, "d: "), ("p: ", "p: "), ("", "")])
+def test_an_option_settles_the_passage_prompt(tmp_path, option, wanted):
+    """--passage-prompt counts instead of the files' prompt, an empty one too."""
+    write_json(tmp_path / "config_sentence_transformers.json", {"prompts": {"query": "q: ", "document": "d: "}})
+    assert recipe(tmp_path, pooling="cls", passage_prompt=option).prompts == {"query": "q: ", "passage": wanted}
+
+
+@pytest.mark.parametrize("stored", [["q: "], "q: ", {"query": 3}, {"query": ["q: "]}, {"sts": {}}])
+def test_prompts_that_are_no_texts_are_refused(tmp_path, stored):
+    """Prompts of another form are an error with the file's name."""
+    path = tmp_path / "config_sentence_transformers.json"
+    write_json(path, {"prompts": stored})
+    assert f"{path}: expected prompts to be texts by their names, found " in refusal(tmp_path, pooling="cls")
+
+
+@pytest.mark.parametrize("name", SENTENCE_FILES)
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+def test_every_name_of_the_transformer_modules_file(tmp_path, name, place):
+    """The maximum is read from each name that sentence-transformers gave this file, in the first module's folder."""
+    if place:
+        write_json(tmp_path / "modules.json", [
+            {"idx": 0, "name": "0", "path": place, "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+        ])  # fmt: skip
+    write_json(tmp_path / place / name, {"max_seq_length": 77})
+    write_json(tmp_path / "tokenizer_config.json", {"model_max_length": 128})
+    assert recipe(tmp_path, pooling="cls").max_tokens == 77
+
+
+def test_an_empty_file_gives_way_to_the_next_name(tmp_path):
+    """As in sentence-transformers, the first of the names counts whose file says something."""
+    write_json(tmp_path / "sentence_bert_config.json", {})
+    write_json(tmp_path / "sentence_roberta_config.json", {"max_seq_length": 77})
+    write_json(tmp_path / "sentence_xlnet_config.json", {"max_seq_length": 78})
+    assert recipe(tmp_path, pooling="cls").max_tokens == 77
+
+
+@pytest.mark.parametrize("key", ["processor_kwargs", "tokenizer_args"])
+def test_the_maximum_among_the_tokenizers_arguments(tmp_path, key):
+    """As in sentence-transformers, model_max_length among the tokenizer's arguments counts before max_seq_length."""
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": 77, key: {"model_max_length": 66}})
+    assert recipe(tmp_path, pooling="cls").max_tokens == 66
+
+
+@pytest.mark.parametrize("key", ["config_kwargs", "config_args", "model_kwargs", "processor_kwargs"])
+def test_arguments_that_could_change_vectors_are_refused(tmp_path, key):
+    """What the Transformer module hands on to transformers is not read, and refused with its name."""
+    path = tmp_path / "sentence_bert_config.json"
+    write_json(path, {key: {"hidden_act": "relu"}})
+    assert f"{path}: expected {key} with nothing but " in refusal(tmp_path, pooling="cls")
+
+
+@pytest.mark.parametrize("length", ["512", [512], True, -1, float("nan")])
+def test_a_maximum_that_is_no_number_is_refused(tmp_path, length):
+    """A max_seq_length of another form is an error with the file's name."""
+    write_json(tmp_path / "sentence_bert_config.json", {"max_seq_length": length})
+    assert "expected sentence_bert_config.json to give the maximum of tokens" in refusal(tmp_path, pooling="cls")
+
+
+@pytest.mark.parametrize("place", ["../other", "/tmp", "..", 3, ["0_BERT"]])
+def test_a_first_module_outside_the_checkpoint_is_refused(tmp_path, place):
+    """The first module's folder is one of the checkpoint's own."""
+    write_json(tmp_path / "modules.json", [{"idx": 0, "path": place, "type": "Transformer"}, {"type": "Pooling"}])
+    assert "expected the first module's path to be a folder beside it" in refusal(tmp_path, pooling="cls")
 
 
 def test_a_default_prompt_that_is_none_is_refused(tmp_path):
@@ -306,7 +380,7 @@ def test_a_default_prompt_that_is_none_is_refused(tmp_path):
     path = tmp_path / "config_sentence_transformers.json"
     write_json(path, {"prompts": {"query": "q: "}, "default_prompt_name": "sts"})
     text = refusal(tmp_path, pooling="cls")
-    assert f"{path}: expected default_prompt_name to be one of its prompts (query), found 'sts'." in text
+    assert f"{path}: expected default_prompt_name to be one of its prompts (query, document), found 'sts'." in text
 
 
 def test_the_name_decides_on_a_contradiction_about_case(zh):

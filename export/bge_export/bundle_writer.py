@@ -21,6 +21,8 @@ from tqdm import tqdm
 
 from bge_export import checkpoint_tokenizer
 from bge_export.checkpoint import POOLING_FLAGS, Recipe
+from bge_export.checkpoint_files import model_folder
+from bge_export.config import read_json
 from bge_export.lowering.targets import Target
 from bge_onnx.bundle import FORMAT_VERSION, MANIFEST, Bundle, FileRecord, sha256_of
 from bge_onnx.errors import CheckpointError
@@ -98,7 +100,7 @@ def write_portable_files(
     tokenizer.model_max_length = recipe.max_tokens
     with _os_errors():
         tokenizer.save_pretrained(folder)
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = read_json(model_folder(checkpoint) / "config.json")
     config["transformers.js_config"] = {"use_external_data_format": {"model.onnx": True}}
     pooling = {flag: mode == recipe.pooling for flag, mode in POOLING_FLAGS.items()}
     modules = ["Transformer", "Pooling", *(["Normalize"] if recipe.normalize else [])]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bge_export import heads
 from bge_export.catalog import Entry
+from bge_export.checkpoint_files import model_folder, sentence_settings
 from bge_export.checkpoint_tokenizer import keeps_case
-from bge_export.config import read_json
+from bge_export.config import quoted, read_json
 from bge_export.pooling import Pooling
 from bge_onnx.errors import CheckpointError
+from bge_onnx.json_file import shortened
 
 POOLING_FILE = "1_Pooling/config.json"
 
@@ -26,6 +29,13 @@ POOLING_FLAGS = {
 POOLING_MODES = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "last")
 
+# Of sentence_bert_config.json, in both spellings: what may stand there without a change of the vectors.
+HARMLESS_ARGUMENTS = {
+    ("config_args", "config_kwargs"): {"use_cache", "attn_implementation"},
+    ("model_args", "model_kwargs"): {"torch_dtype", "dtype", "attn_implementation", "add_pooling_layer"},
+    ("tokenizer_args", "processor_kwargs"): {"model_max_length", "padding_side", "use_fast"},
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -33,6 +43,7 @@ class Options:
 
     pooling: Pooling | None = None
     query_prompt: str | None = None
+    passage_prompt: str | None = None
     max_tokens: int | None = None
     lower_case: bool | None = None
     heads: tuple[str, ...] | None = None
@@ -109,7 +120,9 @@ def _decide_pooling(folder: Path, pooling: Pooling | None, entry: Entry | None, 
         raise CheckpointError(
             f"{folder / POOLING_FILE}: expected pooling {wanted} "
             f"({'as --pooling says' if options.pooling else f'as {entry.repository} has it' if entry else ''}), "
-            f"found {pooling}.\n    Leave --pooling out, or give the folder another name than a known model's."
+            f"found {pooling}.\n    "
+            f"{'Leave --pooling out' if options.pooling else 'Give MODEL another name than a known one'}, and that of "
+            "the file counts."
         )
     decided = pooling or wanted
     if decided is None:
@@ -121,13 +134,22 @@ def _decide_pooling(folder: Path, pooling: Pooling | None, entry: Entry | None, 
 
 
 def _max_tokens(folder: Path, entry: Entry | None, positions: int, options: Options) -> int:
-    path = folder / "sentence_bert_config.json"
-    length = read_json(path).get("max_seq_length") if path.is_file() else None
+    """Tokens that texts are cut to, as sentence-transformers decides it, but never more than there are positions."""
+    name, settings = sentence_settings(folder)
+    _require_plain(folder / name, settings)
+    arguments = settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}
+    length = arguments.get("model_max_length", settings.get("max_seq_length"))
     if length is None and entry:
-        length = entry.max_tokens
-    if length is None and (folder / "tokenizer_config.json").is_file():
-        length = read_json(folder / "tokenizer_config.json").get("model_max_length")  # 1e30 where it has no limit
-    decided = options.max_tokens or min(positions, int(length or positions))
+        name, length = "the catalog", entry.max_tokens
+    path = model_folder(folder) / "tokenizer_config.json"
+    if length is None and path.is_file():
+        name, length = path.name, read_json(path).get("model_max_length")  # 1e30 where it has no limit
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int | float) or not length >= 0):
+        raise CheckpointError(
+            f"{folder}: expected {name} to give the maximum of tokens as a number, found {quoted(length)}.\n"
+            "    Mend that file."
+        )
+    decided = options.max_tokens or int(min(positions, length or positions))
     if not 3 <= decided <= positions:
         raise CheckpointError(
             f"{folder}: expected a maximum of 3 to {positions} tokens, found {decided}.\n    Set --max-tokens."
@@ -135,24 +157,41 @@ def _max_tokens(folder: Path, entry: Entry | None, positions: int, options: Opti
     return decided
 
 
+def _require_plain(path: Path, settings: dict[str, Any]) -> None:
+    """Raise CheckpointError: the Transformer module's file sets what is not read from there, and may change vectors."""
+    for key, harmless in ((key, harmless) for keys, harmless in HARMLESS_ARGUMENTS.items() for key in keys):
+        arguments = settings.get(key) or {}
+        others = sorted(set(arguments) - harmless) if isinstance(arguments, dict) else [quoted(arguments)]
+        if others:
+            raise CheckpointError(
+                f"{path}: expected {key} with nothing but {', '.join(sorted(harmless))}, found "
+                f"{shortened(', '.join(others))}.\n    Put it into config.json or tokenizer_config.json instead."
+            )
+
+
 def _prompts(folder: Path, entry: Entry | None, options: Options) -> dict[str, str]:
-    """Texts in front of queries and passages: by the names sentence-transformers looks for, then its default prompt."""
+    """Texts in front of queries and passages, as sentence-transformers' encode_query and encode_document add them.
+
+    These take the prompts named query and document, and none where there is no such prompt. `default_prompt_name` is
+    for `encode` alone, and a prompt named passage for whoever asks for it by name.
+    """
     path = folder / "config_sentence_transformers.json"
     record = read_json(path) if path.is_file() else {}
     stored, default = record.get("prompts") or {}, record.get("default_prompt_name")
-    if default is not None and default not in stored:
+    if not isinstance(stored, dict) or not all(isinstance(prompt, str | None) for prompt in stored.values()):
         raise CheckpointError(
-            f"{path}: expected default_prompt_name to be one of its prompts ({', '.join(stored) or 'none'}), found "
-            f"{default!r}.\n    Set it to null, or add that prompt."
+            f"{path}: expected prompts to be texts by their names, found {quoted(stored)}.\n    Mend that file."
         )
-
-    def prompt(*names: str) -> str:
-        return next((stored[name] for name in names if name in stored), stored.get(default)) or ""
-
-    query = prompt("query") or (entry.query_prompt if entry else "")
-    if options.query_prompt is not None:
-        query = options.query_prompt
-    return {"query": query, "passage": prompt("document", "passage", "corpus")}
+    if default is not None and default not in (known := [*{**stored, "query": "", "document": ""}]):
+        raise CheckpointError(
+            f"{path}: expected default_prompt_name to be one of its prompts ({shortened(', '.join(known))}), found "
+            f"{quoted(default)}.\n    Set it to null, or add that prompt."
+        )
+    query, passage = stored.get("query") or (entry.query_prompt if entry else ""), stored.get("document") or ""
+    return {
+        "query": query if options.query_prompt is None else options.query_prompt,
+        "passage": passage if options.passage_prompt is None else options.passage_prompt,
+    }
 
 
 def _lower_cased(folder: Path, entry: Entry | None, options: Options) -> bool:
@@ -162,11 +201,11 @@ def _lower_cased(folder: Path, entry: Entry | None, options: Options) -> bool:
     """
     if options.lower_case is not None:
         return options.lower_case
-    path = folder / "sentence_bert_config.json"
-    if entry or not path.is_file() or not read_json(path).get("do_lower_case") or not keeps_case(folder):
+    name, settings = sentence_settings(folder)
+    if entry or not settings.get("do_lower_case") or not keeps_case(folder):
         return False
     raise CheckpointError(
-        f"{folder}: expected one answer, found two: sentence_bert_config.json says do_lower_case true, the tokenizer "
+        f"{folder}: expected one answer, found two: {name} says do_lower_case true, the tokenizer "
         "keeps case.\n"
         "    sentence-transformers lower-cases, FlagEmbedding does not: choose what the model was trained with, "
         "--lower-case or --keep-case."

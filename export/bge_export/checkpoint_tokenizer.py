@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import sentencepiece
@@ -10,35 +11,64 @@ import tokenizers
 import transformers
 from tokenizers import processors
 
-from bge_onnx.errors import CheckpointError
+from bge_export.checkpoint_files import model_folder
+from bge_onnx.errors import CheckpointError, first_line
+from bge_onnx.json_file import shortened
 
 READERS: dict[str, Callable[[str], object]] = {
     "tokenizer.json": tokenizers.Tokenizer.from_file,
     "sentencepiece.bpe.model": sentencepiece.SentencePieceProcessor,
     "tokenizer.model": sentencepiece.SentencePieceProcessor,
+    "spiece.model": sentencepiece.SentencePieceProcessor,
     "vocab.txt": Path,
+    "vocab.json": Path,
 }
 """The files that a tokenizer may be in, best first, and what reads them."""
 
 
+PROBES = ("", "a", "Ünïcode 中文 😀 [MASK] <mask>", "\u0378\ufffd")
+"""Texts that a tokenizer must have ids for: empty, plain, of other scripts, unknown."""
+
+
 def load(folder: Path) -> transformers.PreTrainedTokenizerBase:
-    """The tokenizer, padding on the right. Raises CheckpointError: there is none, or its file is damaged."""
+    """The tokenizer of a checkpoint, padding on the right.
+
+    Raises CheckpointError: there is none, its file is damaged, or the tokenizers library has none of its kind.
+    """
+    folder = model_folder(folder)
     file = next((folder / name for name in READERS if (folder / name).is_file()), None)
     if not file:  # transformers makes one up
         raise CheckpointError(
             f"{folder}: expected a tokenizer ({', '.join(READERS)}), found none of them.\n"
             "    Give the folder that holds config.json, the weights and the tokenizer."
         )
-    try:  # transformers' own complaint about a damaged file is that tiktoken is missing
+    with _faults(file):  # transformers' own complaint about a damaged file is that tiktoken is missing
         READERS[file.name](str(file))
-    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exception
+    with _faults(folder / "tokenizer_config.json"):
+        tokenizer: transformers.PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(folder)
+    if not tokenizer.is_fast:
         raise CheckpointError(
-            f"{file}: expected a tokenizer, found {error}.\n    Download the checkpoint again."
-        ) from None
-    tokenizer: transformers.PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(folder)
+            f"{folder}: expected a tokenizer that the tokenizers library has too, found {type(tokenizer).__name__}.\n"
+            "    It runs in Python alone, and a bundle holds no Python: this model is not supported."
+        )
     tokenizer.padding_side = "right"
-    _frame(tokenizer, file)
+    with _faults(file):
+        _frame(tokenizer, file)
     return tokenizer
+
+
+@contextmanager
+def _faults(file: Path) -> Iterator[None]:
+    """What the tokenizers library and transformers raise of a damaged file, as one short CheckpointError."""
+    try:
+        yield
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - a panic of the tokenizers library is no Exception
+        raise CheckpointError(
+            f"{file}: expected a tokenizer, found {shortened(first_line(error))}.\n"
+            "    Damaged, or of a kind that is not supported: download the checkpoint again."
+        ) from None
 
 
 def ends(tokenizer: transformers.PreTrainedTokenizerBase) -> tuple[int, int]:
@@ -83,10 +113,19 @@ def keeps_case(folder: Path) -> bool:
 
 
 def require_tokens(folder: Path, vocab_size: int) -> None:
-    """Raise CheckpointError: the tokenizer has ids beyond the model's word table."""
-    highest = max(load(folder).get_vocab().values())
+    """Raise CheckpointError: the tokenizer has ids beyond the model's word table, or none for some texts."""
+    tokenizer = load(folder)
+    with _faults(model_folder(folder)):
+        ids: list[list[int]] = tokenizer([*PROBES])["input_ids"]
+    highest = max(*tokenizer.get_vocab().values(), *(max(of_text, default=0) for of_text in ids))
     if highest >= vocab_size:
         raise CheckpointError(
             f"the tokenizer: expected ids below {vocab_size}, the rows of the word table, found {highest}.\n"
             "    Are tokenizer and weights of the same model?"
+        )
+    if ids[0] != [*ends(tokenizer)]:
+        raise CheckpointError(
+            f"the tokenizer: expected an empty text to become its first and last token {ends(tokenizer)}, found "
+            f"{shortened(str(ids[0]))}.\n"
+            "    Its tokenizer.json lacks the template; save it again with the tokenizer's own library."
         )

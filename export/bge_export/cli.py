@@ -95,6 +95,7 @@ def list_models(*, as_json: bool) -> None:
 )
 @click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Where no file says it.")
 @click.option("--query-prompt", help="Text in front of queries, instead of the model's own.")
+@click.option("--passage-prompt", help="Text in front of passages, instead of the model's own.")
 @click.option("--max-tokens", type=click.IntRange(min=3), help="Cut texts here, instead of the model's own limit.")
 @click.option("--lower-case/--keep-case", default=None, help="Where the checkpoint's files contradict each other.")
 @click.option("--heads", callback=_heads, help="Out of dense,sparse,colbert; all that the checkpoint has by default.")
@@ -138,6 +139,7 @@ def run(
     seed: int | None,
     pooling: str | None,
     query_prompt: str | None,
+    passage_prompt: str | None,
     max_tokens: int | None,
     lower_case: bool | None,
     heads: tuple[str, ...] | None,
@@ -180,6 +182,7 @@ def run(
     options = Options(
         pooling=pooling,  # type: ignore[arg-type]  # click has checked it
         query_prompt=query_prompt,
+        passage_prompt=passage_prompt,
         max_tokens=max_tokens,
         lower_case=lower_case,
         heads=heads,

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from bge_export import bundle_writer, calibrate, catalog, check, checkpoint_tokenizer, heads
 from bge_export.calibrate import Texts
 from bge_export.checkpoint import Recipe, read_recipe
+from bge_export.checkpoint_files import model_folder
 from bge_export.compare import Expected, Limits, compare, compare_apart
 from bge_export.config import parse_config, read_json
 from bge_export.describe import describe, wanted_of
@@ -152,6 +153,7 @@ def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
     model_type = config.required["model_type"]
     model_file = MODELS[model_type]
     weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
+    weights.require_layers(config.num_hidden_layers)
     shapes = model_file.weight_shapes(config) | heads.weight_shapes(recipe.heads, config.hidden_size, weights)
     weights.check(shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=model_type)
     return sum(math.prod(shape) for shape in shapes.values())
@@ -197,7 +199,8 @@ def check_bundle(
     with open_checkpoint(request) as (weights_folder, source):
         _require_same(bundle, weights_folder, source.sha256)
         model_file = MODELS[bundle.model_type]
-        config = parse_config(model_file.Config, read_json(weights_folder / "config.json"), weights_folder)
+        path = model_folder(weights_folder) / "config.json"
+        config = parse_config(model_file.Config, read_json(path), path)
         recipe = recipe_of(bundle)
         lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
@@ -255,7 +258,7 @@ def _check_name(target: str) -> None:
 
 
 def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
-    path = folder / "config.json"
+    path = model_folder(folder) / "config.json"
     record = read_json(path)
     model_type = record.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODELS:

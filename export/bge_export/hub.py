@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from bge_export.checkpoint_files import SENTENCE_FILES, model_folder
 from bge_export.heads import FILES
 from bge_onnx.errors import CheckpointError, first_line
 from bge_onnx.hub import hub_errors
 
-SMALL_FILES = (
+MODEL_FILES = (
     "config.json",
+    "adapter_config.json",
+    "adapter_model.*",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "sentencepiece.bpe.model",
+    "spiece.model",
+    "tokenizer.model",
+    *SENTENCE_FILES,
+)
+FIRST = "0_*/"  # the first module's folder, where old versions of sentence-transformers put the model's files
+SMALL_FILES = (
+    *MODEL_FILES,
+    *(f"{FIRST}{name}" for name in MODEL_FILES),
     "modules.json",
-    "1_Pooling/config.json",
-    "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    *(f"[1-9]*_*/{name}" for name in ("config.json", "model.safetensors", "pytorch_model.bin")),  # other modules
     *FILES.values(),
 )
 WEIGHTS = (
@@ -31,6 +44,7 @@ WEIGHTS = (
     ("model.safetensors.index.json", ("model.safetensors.index.json", "model-*.safetensors")),
     ("pytorch_model.bin", ("pytorch_model.bin",)),
     ("pytorch_model.bin.index.json", ("pytorch_model.bin.index.json", "pytorch_model-*.bin")),
+    ("adapter_config.json", ()),  # alone: what to do is said where weights are read
 )
 
 
@@ -60,8 +74,10 @@ def _snapshot(repository: str, revision: str | None) -> Path:
     except hub_errors() as error:
         return _cached(repository, revision, error)
     for file, patterns in WEIGHTS:
-        if file in present:
-            return Path(snapshot_download(repository, revision=revision, allow_patterns=[*SMALL_FILES, *patterns]))
+        for place in ("", FIRST):
+            if fnmatch.filter(present, place + file):
+                wanted = [*SMALL_FILES, *(place + pattern for pattern in patterns)]
+                return Path(snapshot_download(repository, revision=revision, allow_patterns=wanted))
     raise CheckpointError(
         f"{repository}: expected weights ({', '.join(file for file, _ in WEIGHTS)}), found none of them there."
     )
@@ -71,8 +87,8 @@ def _cached(repository: str, revision: str | None, error: Exception) -> Path:
     """The snapshot that an earlier run downloaded, whichever weights it took; raises `error` where there is none."""
     for file, patterns in WEIGHTS:
         with contextlib.suppress(*hub_errors()):
-            wanted = [*SMALL_FILES, *patterns]
+            wanted = [*SMALL_FILES, *patterns, *(FIRST + pattern for pattern in patterns)]
             folder = snapshot_download(repository, revision=revision, allow_patterns=wanted, local_files_only=True)
-            if (Path(folder) / file).is_file():
+            if (model_folder(Path(folder)) / file).is_file():
                 return Path(folder)
     raise error

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from bge_export import checkpoint_tokenizer, layerwise
 from bge_export.checkpoint import Recipe
+from bge_export.checkpoint_files import model_folder
 from bge_export.compare import Heads
 from bge_export.config import read_json
 from bge_export.heads import FILES
@@ -53,7 +54,8 @@ def embed(
     lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
                    have PyTorch's here, on a GPU if there is one; vectors are normalised in float32
     """
-    if read_json(folder / "config.json").get("model_type") in DECODERS:
+    model_files = model_folder(folder)
+    if read_json(model_files / "config.json").get("model_type") in DECODERS:
         states = [
             layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
         ]
@@ -61,7 +63,8 @@ def embed(
         return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     dtype, device = layerwise.place_of(lowering)
-    model = transformers.AutoModel.from_pretrained(folder, dtype=dtype, add_pooling_layer=False).eval().to(device)
+    model = transformers.AutoModel.from_pretrained(model_files, dtype=dtype, add_pooling_layer=False)
+    model = model.eval().to(device)
     rounding = lowering.weights if lowering else None
     if rounding:
         _round(model, rounding)

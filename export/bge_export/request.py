@@ -13,10 +13,12 @@ from typing import Literal
 from bge_export import catalog, heads, hub, random_checkpoint
 from bge_export.calibrate import Texts
 from bge_export.checkpoint import Options
+from bge_export.checkpoint_files import require_files
 from bge_export.lowering.int8_kernels import Operators
 from bge_export.weights import sha256_of, weight_files
 from bge_onnx import CheckpointError
 from bge_onnx.bundle import Activations, Source, Storage
+from bge_onnx.hub import REPOSITORY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
     entry = catalog.find(request.model)
     if request.checkpoint is not None:
         folder = request.checkpoint
+        require_files(folder)
         yield folder, Source(kind="folder", sha256=checkpoint_sha256(folder))
     elif request.seed is not None:
         if entry is None:
@@ -62,15 +65,24 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
             given = heads.copy(request.head_files, folder) if request.head_files else []
             yield folder, Source(kind="random", seed=request.seed, sha256=sha256_of(given) if given else None)
     else:
-        if entry is None and "/" not in request.model:
-            raise CheckpointError(
-                f"{request.model}: expected a known model (see `bge-export list`) or a Hub name OWNER/NAME, found "
-                "neither.\n"
-                "    For weights in a folder add --checkpoint DIR; MODEL is then just the bundle's name."
-            )
+        if entry is None:
+            _require_hub_name(request.model)
         revision = request.revision or (entry.revision if entry else None)
         folder, commit = hub.download(entry.repository if entry else request.model, revision)
         yield folder, Source(kind="hub", revision=commit, sha256=checkpoint_sha256(folder))
+
+
+def _require_hub_name(model: str) -> None:
+    """Raise CheckpointError: what is to be exported is a folder, or no name that a Hub repository can have."""
+    folder = (Path(model) / "config.json").is_file() or (Path(model) / "modules.json").is_file()
+    if folder or not REPOSITORY.fullmatch(model):
+        found = "the folder of a checkpoint" if folder else "neither"
+        name = Path(model).resolve().name if folder else "NAME"
+        raise CheckpointError(
+            f"{model}: expected a known model (see `bge-export list`) or a Hub name OWNER/NAME, found {found}.\n"
+            f"    A folder goes with --checkpoint, beside a name for the bundle: `bge-export run {name} --checkpoint "
+            f"{model if folder else 'DIR'} --out OUT`."
+        )
 
 
 def checkpoint_sha256(folder: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from bge_export.config import read_json
+from bge_export.checkpoint_files import model_folder
+from bge_export.config import LISTED, listed, quoted, read_json
 from bge_onnx.errors import CheckpointError
+from bge_onnx.json_file import shortened
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -28,8 +31,13 @@ Rounding = Callable[[str, Array], Array]
 Read = Callable[[slice], torch.Tensor]
 ALL = slice(None)
 
-SAFETENSORS = ("model.safetensors.index.json", "model.safetensors")
-PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin")
+# In the order in which transformers looks for them.
+SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTER = "adapter_config.json"
+
+OLD_NAMES = {"gamma": "weight", "beta": "bias"}
+"""What TensorFlow called the parts of a LayerNorm; transformers loads them under either name."""
 
 
 class LazyRows(ir.LazyTensor):
@@ -66,7 +74,7 @@ class Weights:
                     "    Are shards of two downloads mixed? Download the checkpoint again."
                 )
             tensors |= found
-        named = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        named = _named(tensors, prefix)
         for head in heads:
             file = folder / head
             _refuse_pointer(file)
@@ -98,29 +106,54 @@ class Weights:
         """A matrix of the graph, of which `rows` gives the rows from start to stop."""
         return LazyRows(name, self.shapes[name], rows)
 
+    def require_layers(self, layers: int) -> None:
+        """Raise CheckpointError: `config.json` asks for more layers than there can be in these weights."""
+        if layers > len(self.shapes):
+            raise CheckpointError(
+                f"config.json: expected num_hidden_layers of at most {len(self.shapes)}, as many as there are weights, "
+                f"found {layers}.\n    Is it the config.json of these weights?"
+            )
+
     def check(self, expected: Mapping[str, Shape], *, harmless: Iterable[str], model_type: str) -> None:
-        """Raise CheckpointError listing all weights that are missing, of another shape, or more than the model has.
+        """Raise CheckpointError listing weights that are missing, of another shape, or more than the model has.
 
         harmless  beginnings of names that a checkpoint may hold though the vectors do not depend on them
         """
         beginnings = tuple(harmless)
-        missing = [
-            f"{name}   expected {shape}, found nothing" for name, shape in expected.items() if name not in self.shapes
-        ]
+        absent = [name for name in expected if name not in self.shapes]
+        self._refuse_wrapped(absent, model_type)
+        missing = [f"{name}   expected {expected[name]}, found nothing" for name in absent]
         misshapen = [
             f"{name}   expected {shape}, found {self.shapes[name]}"
             for name, shape in expected.items()
             if name in self.shapes and self.shapes[name] != shape
         ]
         extra = [
-            f"{name}   unknown" for name in self.shapes if name not in expected and not name.startswith(beginnings)
+            f"{shortened(name)}   unknown"
+            for name in self.shapes
+            if name not in expected and not name.startswith(beginnings)
         ]
         if missing or misshapen or extra:
-            lines = "\n    ".join([*missing, *misshapen, *extra])
             raise CheckpointError(
                 f"{model_type}: {len(missing)} weights missing, {len(misshapen)} of another shape, "
-                f"{len(extra)} unknown:\n    {lines}\n    Are config.json and the weights of the same model?"
+                f"{len(extra)} unknown:\n    {listed([*missing, *misshapen, *extra])}\n"
+                "    Are config.json and the weights of the same model?"
             )
+
+    def _refuse_wrapped(self, absent: Sequence[str], model_type: str) -> None:
+        """Raise CheckpointError: the weights that are missing are there, behind the name of what was around the model.
+
+        transformers does not find them either, and would go on with random ones.
+        """
+        for name in absent[:1]:
+            wrapped = next((found for found in self.shapes if found.endswith(f".{name}")), None)
+            prefix = wrapped.removesuffix(name) if wrapped else None
+            if prefix and all(prefix + other in self.shapes for other in absent):
+                raise CheckpointError(
+                    f"{model_type}: expected weights named as transformers names them, {name}, found them behind "
+                    f"{shortened(prefix)!r}.\n"
+                    "    They were saved with what was around the model: save the inner model with save_pretrained()."
+                )
 
 
 def sha256_of(files: Iterable[Path]) -> str:
@@ -133,15 +166,22 @@ def sha256_of(files: Iterable[Path]) -> str:
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
-    """The files that hold a checkpoint's weights, in order of their names."""
+    """The files that hold a checkpoint's weights, in order of their names. Raises CheckpointError: none, or others."""
+    folder = model_folder(folder)
+    if (folder / ADAPTER).exists():
+        raise CheckpointError(
+            f"{folder / ADAPTER}: expected a whole model, found a LoRA adapter, which changes the weights of another.\n"
+            "    Merge it: `pip install peft`, then load the model, call merge_and_unload() and save_pretrained()."
+        )
     for name in (*SAFETENSORS, *PICKLES):
         if (folder / name).is_file():
             shards = _shards(folder / name) if name.endswith(".json") else {name}
             missing = sorted(shard for shard in shards if not (folder / shard).is_file())
             if missing:
+                more = f" and {len(missing) - LISTED} more" if len(missing) > LISTED else ""
                 raise CheckpointError(
-                    f"{folder / name} lists weights in {', '.join(missing)}, which are not there.\n"
-                    "    Download the checkpoint again."
+                    f"{folder / name} lists weights in {shortened(', '.join(missing[:LISTED]))}{more}, which are not "
+                    "there.\n    Download the checkpoint again."
                 )
             return tuple(folder / shard for shard in sorted(shards))
     raise CheckpointError(
@@ -153,12 +193,26 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
 def _shards(index: Path) -> set[str]:
     weight_map = read_json(index).get("weight_map")
     files = weight_map.values() if isinstance(weight_map, dict) else [None]
-    if not all(isinstance(file, str) and Path(file).name == file for file in files):
+    if not all(isinstance(file, str) and Path(file).name == file and len(file) <= 200 for file in files):
         raise CheckpointError(
-            f"{index}: expected a weight_map of file names in this folder, found {weight_map!r:.60}.\n"
+            f"{index}: expected a weight_map of file names in this folder, found {quoted(weight_map)}.\n"
             "    Download the checkpoint again."
         )
     return set(files)
+
+
+def _named(tensors: Mapping[str, tuple[Shape, Read]], prefix: str) -> dict[str, tuple[Shape, Read]]:
+    """The tensors under today's names, without `prefix`. Raises CheckpointError: two become one."""
+    named: dict[str, tuple[Shape, Read]] = {}
+    for name, tensor in tensors.items():
+        today = re.sub(r"(?<=LayerNorm\.)(gamma|beta)$", lambda old: OLD_NAMES[old[1]], name.removeprefix(prefix))
+        if today in named:
+            raise CheckpointError(
+                f"{shortened(name)}: expected each weight once, found {shortened(today)} under another name too.\n"
+                "    Are two checkpoints mixed? Download it again."
+            )
+        named[today] = tensor
+    return named
 
 
 def _refuse_pointer(file: Path) -> None:
@@ -175,8 +229,9 @@ def _safetensors(file: Path) -> dict[str, tuple[Shape, Read]]:
             shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
         return {name: (shape, partial(_read_safetensor, file, name)) for name, shape in shapes.items()}
     except (SafetensorError, OSError) as error:
+        reason = shortened(str(error))
         raise CheckpointError(
-            f"{file}: expected a safetensors file, found {file.stat().st_size} bytes that are none ({error}).\n"
+            f"{file}: expected a safetensors file, found {file.stat().st_size} bytes that are none ({reason}).\n"
             "    Truncated or damaged: download it again."
         ) from None
 
@@ -197,14 +252,15 @@ def _pickle(file: Path) -> dict[str, tuple[Shape, Read]]:
     except pickle.UnpicklingError as error:
         reason = str(error).rsplit("WeightsUnpickler error: ", 1)[-1].splitlines()[0].split(". ")[0]
         raise CheckpointError(
-            f"{file}: expected a pickle of tensors only, found more, or a damaged one ({reason}).\n"
+            f"{file}: expected a pickle of tensors only, found more, or a damaged one ({shortened(reason)}).\n"
             "    It was not run. Save the weights as safetensors with a PyTorch that you trust them with."
         ) from None
-    except (RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # noqa: BLE001 - a damaged pickle can end in any exception
+        reason = shortened(str(error).partition("\n")[0] or type(error).__name__)
         raise CheckpointError(f"{file}: truncated or damaged ({reason}).\n    Download it again.") from None
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in state.items()
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) and tensor.layout is torch.strided
+        for name, tensor in state.items()
     ):
         raise CheckpointError(
             f"{file}: expected a dict of tensors, found {type(state).__name__} with other things in it.\n"

@@ -25,7 +25,7 @@ class InstallationError(BgeError, ImportError):
     """A package is missing that an extra of bge-onnx brings."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """An error's class and the first line of its text."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

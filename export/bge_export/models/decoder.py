@@ -68,18 +68,22 @@ class Layout:
     window: Callable[[int], int | None]  # of a layer: how many tokens, itself included, a token sees
 
 
-# Of a `config.json`: what changes nothing of a forward pass.
+# Of a `config.json`: what transformers defines for these models and what changes nothing of a forward pass.
 HARMLESS_KEYS = frozenset({
-    "architectures", "_name_or_path", "name_or_path", "transformers_version", "model_max_length",  # origin
     "attention_dropout", "initializer_range",                                           # training
-    "torch_dtype", "dtype",                                                             # storage
-    "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "cache_implementation",  # generation
+    "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "is_decoder",          # generation
     "tie_word_embeddings", "final_logit_softcapping",                                   # the language model's head
-    "attn_implementation", "_attn_implementation", "sentence_transformers",
 })  # fmt: skip
 
 # Keys that change the forward pass, with the only value that our graph computes.
-REQUIRED = {"rope_type": "default", "rope_scaling": None, "attention_bias": False, "pretraining_tp": 1}
+REQUIRED: dict[str, object] = {
+    "rope_type": "default",
+    "rope_scaling": None,
+    "attention_bias": False,
+    "pretraining_tp": 1,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+}
 
 HARMLESS_WEIGHTS = ("lm_head.", "rotary_emb.")
 

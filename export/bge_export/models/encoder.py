@@ -40,20 +40,13 @@ class EncoderConfig(Protocol):
     def layer_norm_eps(self) -> float: ...
 
 
-# Of a `config.json`: what changes nothing of a forward pass.
+# Of a `config.json`: what transformers defines for these models and what changes nothing of a forward pass.
 HARMLESS_KEYS = frozenset({
-    "architectures", "_name_or_path", "name_or_path", "transformers_version", "model_max_length",  # origin
-    "auto_map",                                                                         # never run
-    "attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout",        # training
-    "initializer_range", "gradient_checkpointing", "problem_type",                      # training
-    "torch_dtype", "dtype",                                                             # storage
-    "use_cache", "output_past", "bos_token_id", "eos_token_id", "cross_attention_hidden_size",  # generation
-    "tie_word_embeddings", "is_encoder_decoder", "sep_token_id", "cls_token_id",        # heads we do not have
-    "id2label", "label2id", "num_labels", "finetuning_task",                            # classifiers
+    "attention_probs_dropout_prob", "hidden_dropout_prob", "classifier_dropout", "initializer_range",  # training
+    "use_cache", "bos_token_id", "eos_token_id",                                        # generation
+    "tie_word_embeddings",                                                              # heads we do not have
     "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers",             # pooler, not used
     "pooler_size_per_head", "pooler_type", "directionality",
-    "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward",  # same numbers
-    "attn_implementation", "_attn_implementation", "sentence_transformers",
 })  # fmt: skip
 
 
