@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from bge_export.checkpoint import Options
 from bge_export.config import parse_config, read_json
@@ -524,14 +524,54 @@ def test_a_weight_under_two_names_is_refused(checkpoint):
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_an_adapter_is_named(checkpoint, alone):
-    """A LoRA adapter, alone or beside a full model, is never left out in silence."""
+def test_an_adapter_is_named(checkpoint, alone, monkeypatch):
+    """Without peft a LoRA adapter, alone or beside a full model, is an error that says how to merge it."""
+    monkeypatch.setattr("bge_export.adapter.importlib.util.find_spec", lambda _: None)
     if alone:
         remove_weights(checkpoint)
     write_json(checkpoint / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "other"})
     text = refusal(checkpoint)
     assert f"{checkpoint / 'adapter_config.json'}: expected a whole model, found a LoRA adapter" in text
-    assert "merge_and_unload()" in text
+    assert "`pip install peft`, and the export merges it" in text
+
+
+@pytest.fixture
+def adapter(checkpoint, tmp_path):
+    """A LoRA adapter of the checkpoint, trained on nothing but far from zero, and its model's CLS vectors of TEXTS."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_pretrained(checkpoint)
+    model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["query", "dense"]))
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    inputs = tokenizer(TEXTS, truncation=True, max_length=512, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        states = model.eval()(**inputs).last_hidden_state[:, 0]
+    return tmp_path / "adapter", torch.nn.functional.normalize(states, dim=-1).numpy()
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_adapter_is_merged_where_peft_is(checkpoint, adapter, tiny, tmp_path, beside):
+    """An adapter beside its base, or naming its base's folder, gives peft's own vectors."""
+    folder, wanted = adapter
+    if beside:
+        shutil.copytree(folder, checkpoint, dirs_exist_ok=True)
+    found = vectors(checkpoint if beside else folder, tmp_path / "bundle")
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(found - tiny.embed(TEXTS).dense).max() > 0.1
+
+
+def test_an_adapter_of_other_weights_is_refused(checkpoint, adapter):
+    """An adapter with weights that its base has no place for is an error with the first of them."""
+    shutil.copytree(adapter[0], checkpoint, dirs_exist_ok=True)
+    tensors = load_file(checkpoint / "adapter_model.safetensors")
+    renamed = {name.replace("model.encoder", "model.bert.encoder"): tensor for name, tensor in tensors.items()}
+    save_file(renamed, checkpoint / "adapter_model.safetensors")
+    shutil.rmtree(adapter[0])
+    assert "expected an adapter for the weights of its base, found " in refusal(checkpoint)
 
 
 @pytest.mark.parametrize("place", ["0_Transformer", "0_BERT"])
@@ -559,3 +599,89 @@ def test_more_layers_than_weights(checkpoint):
     assert "expected num_hidden_layers of at most 37, as many as there are weights, found 1000000000." in refusal(
         checkpoint
     )
+
+
+def test_a_fifo_is_refused(checkpoint):
+    """A FIFO in the place of a file, which would be waited for, is an error with its name."""
+    (checkpoint / "tokenizer_config.json").unlink()
+    os.mkfifo(checkpoint / "tokenizer_config.json")
+    assert f"{checkpoint / 'tokenizer_config.json'}: expected a file, found a FIFO." in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000 + "]" * 100_000, '{"vocab_size": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "tokenizer_config.json", "modules.json"])
+def test_json_that_python_cannot_read(checkpoint, file, content):
+    """JSON nested 100,000 deep and numbers of 5,000 digits are one short error in every file."""
+    (checkpoint / file).write_text(content)
+    text = refusal(checkpoint)
+    assert file in text
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize(("key", "value"), [("layer_norm_eps", float("nan")), ("layer_norm_eps", float("inf"))])
+def test_a_number_that_is_not_finite(checkpoint, key, value):
+    """NaN and infinity, which Python's JSON knows, are no sizes."""
+    edit_json(checkpoint / "config.json", **{key: value})
+    assert f"{key}   expected a number from 0 on, found {value!r}" in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("place", range(0, 600, 25))
+def test_a_damaged_pickle_header(checkpoint, place):
+    """A pickle damaged in its first bytes is a CheckpointError, whatever PyTorch raises."""
+    file = store_pickle(checkpoint, read_weights(checkpoint), zipped=False)
+    content = bytearray(file.read_bytes())
+    content[place : place + 4] = b"\xff\x80.("
+    file.write_bytes(content)
+    assert len(refusal(checkpoint)) < 3000
+
+
+def test_a_template_with_ids_past_the_table(checkpoint):
+    """A tokenizer.json whose template adds an id that the word table has no row for is refused."""
+    path = checkpoint / "tokenizer.json"
+    record = json.loads(path.read_text())
+    record["post_processor"]["special_tokens"]["[SEP]"]["ids"] = [99_999]
+    write_json(path, record)
+    edit_json(checkpoint / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    text = refusal(checkpoint)
+    assert "expected ids below 400, the rows of the word table, found 99999." in text
+
+
+def test_an_empty_template(checkpoint):
+    """A tokenizer.json without a template is refused: no text would begin with [CLS]."""
+    edit_json(checkpoint / "tokenizer.json", post_processor=None)
+    edit_json(checkpoint / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    text = refusal(checkpoint)
+    assert "expected an empty text to become its first and last token (101, 102), found []." in text
+
+
+def test_a_tokenizer_without_padding(checkpoint):
+    """A tokenizer without a token that fills batches up is an error that says what to add."""
+    edit_json(checkpoint / "tokenizer_config.json", pad_token=None)
+    assert "Add pad_token to tokenizer_config.json." in refusal(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["BertJapaneseTokenizer", "CanineTokenizer"])
+def test_a_tokenizer_of_python_alone(checkpoint, name):
+    """A tokenizer that the tokenizers library does not have is refused by its name."""
+    vocabulary = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    (checkpoint / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n", encoding="utf-8")
+    edit_json(checkpoint / "tokenizer_config.json", tokenizer_class=name)
+    text = refusal(checkpoint)
+    assert f"expected a tokenizer that the tokenizers library has too, found {name}." in text
+    assert "this model is not supported" in text
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "./checkpoint"])
+def test_a_folder_in_the_place_of_a_name(checkpoint, tmp_path, monkeypatch, name):
+    """A folder given as MODEL is told to go with --checkpoint."""
+    monkeypatch.chdir(checkpoint.parent)
+    with pytest.raises(CheckpointError) as caught:
+        export(Request(model=name, target="cpu-fp32"), tmp_path / "bundle")
+    assert f"`bge-export run checkpoint --checkpoint {name} --out OUT`" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a b/c", "owner/tiny/bert", "bge-nothing"])
+def test_a_name_that_the_hub_cannot_have(tmp_path, name):
+    """A MODEL that is neither known nor a name on the Hub is an error before any request."""
+    with pytest.raises(CheckpointError, match=r"expected a known model .* or a Hub name OWNER/NAME, found neither"):
+        export(Request(model=name, target="cpu-fp32"), tmp_path / "bundle")

@@ -109,6 +109,11 @@ def hub(checkpoints):
         hub.add(KNOWN_NAME, files[OLD], commit=OLD)
         hub.add("owner/gated", files[MAIN], access="gated")
         hub.add("owner/private", files[MAIN], access="private")
+        old = {f"0_Transformer/{name}": content for name, content in files[MAIN].items() if "/" not in name}
+        old["0_Transformer/sentence_xlm-roberta_config.json"] = b'{"max_seq_length": 16}'
+        old["1_Pooling/config.json"] = files[MAIN]["1_Pooling/config.json"]
+        old["modules.json"] = files[MAIN]["modules.json"].replace(b'"path": ""', b'"path": "0_Transformer"')
+        hub.add("owner/oldest", old | {"0_Transformer/tokenizer.model": b"\0", "README.md": b"junk"})
         hub.add("owner/only-onnx", {"config.json": files[MAIN]["config.json"], "onnx/model.onnx": b""})
         yield hub
 
@@ -230,6 +235,19 @@ def test_check_finds_the_weights_again(hub, revisions):
 
 
 TO_DO = r"\n    Check the name, HF_TOKEN \(for private models\) and the network, or give a folder with --checkpoint\."
+
+
+def test_every_file_of_the_oldest_form_is_fetched(hub, tmp_path):
+    """A model in the first module's folder comes with its tokenizer.model and its sentence_xlm-roberta_config.json."""
+    (result,) = run(("bge_export.cli", "run", "owner/oldest", "--out", tmp_path / "out"), hub=hub, home=tmp_path / "hf")
+    assert result.returncode == 0, result.stderr
+    assert Bundle.open(tmp_path / "out").max_tokens == 16
+    fetched = {path.partition("/")[2] for path in hub.files("GET", "owner/oldest")}
+    wanted = {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors", "tokenizer.model"}
+    wanted |= {"sentence_xlm-roberta_config.json"}
+    assert fetched == {f"0_Transformer/{name}" for name in wanted} | {"modules.json", "1_Pooling/config.json"}
+
+
 REFUSED = {
     "missing": ("none/there", (), "HfHubHTTPError: .*401"),
     "private": ("owner/private", (), "HfHubHTTPError: .*401"),

@@ -117,6 +117,11 @@ def require_tokens(folder: Path, vocab_size: int) -> None:
     tokenizer = load(folder)
     with _faults(model_folder(folder)):
         ids: list[list[int]] = tokenizer([*PROBES])["input_ids"]
+    if tokenizer.pad_token_id is None and tokenizer.cls_token_id is not None:
+        raise CheckpointError(
+            "the tokenizer: expected a token that fills batches up, found none.\n"
+            "    Add pad_token to tokenizer_config.json."
+        )
     highest = max(*tokenizer.get_vocab().values(), *(max(of_text, default=0) for of_text in ids))
     if highest >= vocab_size:
         raise CheckpointError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bge_export import catalog, heads, hub, random_checkpoint
+from bge_export import adapter, catalog, heads, hub, random_checkpoint
 from bge_export.calibrate import Texts
 from bge_export.checkpoint import Options
 from bge_export.checkpoint_files import require_files
@@ -47,7 +47,8 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
     if request.checkpoint is not None:
         folder = request.checkpoint
         require_files(folder)
-        yield folder, Source(kind="folder", sha256=checkpoint_sha256(folder))
+        with adapter.merged(folder) as (whole, sha256):
+            yield whole, Source(kind="folder", sha256=sha256 or checkpoint_sha256(whole))
     elif request.seed is not None:
         if entry is None:
             known = ", ".join(known.short_name for known in catalog.ENTRIES)
@@ -69,7 +70,8 @@ def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
             _require_hub_name(request.model)
         revision = request.revision or (entry.revision if entry else None)
         folder, commit = hub.download(entry.repository if entry else request.model, revision)
-        yield folder, Source(kind="hub", revision=commit, sha256=checkpoint_sha256(folder))
+        with adapter.merged(folder) as (whole, sha256):
+            yield whole, Source(kind="hub", revision=commit, sha256=sha256 or checkpoint_sha256(whole))
 
 
 def _require_hub_name(model: str) -> None:

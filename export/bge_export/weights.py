@@ -171,7 +171,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if (folder / ADAPTER).exists():
         raise CheckpointError(
             f"{folder / ADAPTER}: expected a whole model, found a LoRA adapter, which changes the weights of another.\n"
-            "    Merge it: `pip install peft`, then load the model, call merge_and_unload() and save_pretrained()."
+            "    `pip install peft`, and the export merges it; or merge it yourself, with merge_and_unload()."
         )
     for name in (*SAFETENSORS, *PICKLES):
         if (folder / name).is_file():
