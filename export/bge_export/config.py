@@ -73,7 +73,8 @@ def quoted(value: object) -> str:
 def listed(faults: Sequence[str]) -> str:
     """The first faults, one a line, and how many more there are."""
     more = [f"and {len(faults) - LISTED} more"] if len(faults) > LISTED else []
-    return "\n    ".join([*faults[:LISTED], *more])
+    lines = "\n    ".join([*faults[:LISTED], *more])
+    return lines.encode("utf-8", "backslashreplace").decode("utf-8")  # JSON may hold halves of characters
 
 
 @lru_cache
