@@ -436,7 +436,7 @@ HARMLESS = {
     "do_sample": False, "bad_words_ids": None, "use_bfloat16": False, "task_specific_params": None,
     "add_pooling_layer": False, "architectures": ["BertModel"], "decoder_start_token_id": None, "num_beams": 4,
     "top_k": 50, "prefix": None, "id2label": {"0": "a", "1": "b"}, "early_stopping": False, "tf_legacy_loss": False,
-    "chunk_size_feed_forward": 0, "sep_token_id": 3, "mask_token_id": 4, "_name_or_path": "x", "dtype": "float32",
+    "chunk_size_feed_forward": 2, "sep_token_id": 3, "mask_token_id": 4, "_name_or_path": "x", "dtype": "float32",
 }  # fmt: skip
 
 
@@ -685,3 +685,12 @@ def test_a_name_that_the_hub_cannot_have(tmp_path, name):
     """A MODEL that is neither known nor a name on the Hub is an error before any request."""
     with pytest.raises(CheckpointError, match=r"expected a known model .* or a Hub name OWNER/NAME, found neither"):
         export(Request(model=name, target="cpu-fp32"), tmp_path / "bundle")
+
+
+@pytest.mark.parametrize("metadata", [True, [], "x"])
+def test_what_transformers_cannot_load(checkpoint, metadata):
+    """An index that transformers stumbles over, though we do not, is one error with its reason."""
+    edit_json(checkpoint / "model.safetensors.index.json", metadata=metadata)
+    text = refusal(checkpoint)
+    assert f"{checkpoint}: expected a checkpoint that transformers loads, found TypeError: " in text
+    assert len(text) < 600

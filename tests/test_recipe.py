@@ -324,6 +324,13 @@ def test_prompts_that_are_no_texts_are_refused(tmp_path, stored):
     assert f"{path}: expected prompts to be texts by their names, found " in refusal(tmp_path, pooling="cls")
 
 
+def test_half_a_character_in_a_prompt_is_refused(tmp_path):
+    """A prompt that no UTF-8 file can hold is an error, whether a file or an option has it."""
+    assert "expected whole characters in the query prompt, found '\\ud800'." in refusal(
+        tmp_path, pooling="cls", query_prompt="\ud800"
+    )
+
+
 @pytest.mark.parametrize("name", SENTENCE_FILES)
 @pytest.mark.parametrize("place", ["", "0_Transformer"])
 def test_every_name_of_the_transformer_modules_file(tmp_path, name, place):

@@ -188,10 +188,14 @@ def _prompts(folder: Path, entry: Entry | None, options: Options) -> dict[str, s
             f"{quoted(default)}.\n    Set it to null, or add that prompt."
         )
     query, passage = stored.get("query") or (entry.query_prompt if entry else ""), stored.get("document") or ""
-    return {
+    prompts = {
         "query": query if options.query_prompt is None else options.query_prompt,
         "passage": passage if options.passage_prompt is None else options.passage_prompt,
     }
+    for kind, prompt in prompts.items():
+        if any("\ud800" <= character <= "\udfff" for character in prompt):
+            raise CheckpointError(f"{path}: expected whole characters in the {kind} prompt, found {quoted(prompt)}.")
+    return prompts
 
 
 def _lower_cased(folder: Path, entry: Entry | None, options: Options) -> bool:

@@ -22,6 +22,8 @@ from bge_export.lowering import Lowering
 from bge_export.lowering.targets import DECODERS
 from bge_export.weights import Rounding
 from bge_onnx.batches import plan_batches
+from bge_onnx.errors import CheckpointError, first_line
+from bge_onnx.json_file import shortened
 
 Vectors = NDArray[np.float32]
 
@@ -63,8 +65,7 @@ def embed(
         return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     dtype, device = layerwise.place_of(lowering)
-    model = transformers.AutoModel.from_pretrained(model_files, dtype=dtype, add_pooling_layer=False)
-    model = model.eval().to(device)
+    model = _model(model_files, dtype).to(device)
     rounding = lowering.weights if lowering else None
     if rounding:
         _round(model, rounding)
@@ -90,6 +91,18 @@ def embed(
                     colbert[row] = _unit(linears["colbert"](hidden[line, 1:tokens]).float(), recipe).cpu().numpy()
             bar.update(len(batch.rows))
     return Heads(dense, sparse if "sparse" in linears else None, colbert if "colbert" in linears else None)
+
+
+def _model(folder: Path, dtype: torch.dtype) -> Any:
+    """The encoder as transformers loads it. Raises CheckpointError: it cannot."""
+    settings: dict[str, Any] = {"add_pooling_layer": False, "chunk_size_feed_forward": 0}  # chunks are for training
+    try:
+        return transformers.AutoModel.from_pretrained(folder, dtype=dtype, **settings).eval()
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint that transformers loads, found {shortened(first_line(error))}.\n"
+            "    Download the checkpoint again."
+        ) from error
 
 
 def _round(model: Any, rounding: Rounding) -> None:
