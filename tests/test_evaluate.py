@@ -122,7 +122,7 @@ def test_beir_folders(tmp_path, compressed):
     task = open_task(str(tmp_path / "set"), None)
     assert task.corpus == {"d1": "T abc", "d2": "xyz"}
     assert task.queries == {"q1": "ab"}
-    assert task.relevance == {"q1": {"d1": 2}}
+    assert task.relevance == {"q1": {"d1": 2, "d2": 0}}
 
 
 @pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl", "pairs.jsonl.gz"])
@@ -141,11 +141,187 @@ def test_an_unknown_task_is_refused(tmp_path):
         open_task("nothere", None)
 
 
-def test_a_broken_file_of_pairs_is_refused(tmp_path):
-    """A CSV with another number of columns is an error that names the file."""
-    (tmp_path / "pairs.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match=r"pairs\.csv: expected rows of sentence1, sentence2 and score"):
-        open_task(str(tmp_path / "pairs.csv"), None)
+JSON_PAIRS = """{"sentence1": "a", "sentence2": "b", "score": "1"}
+{"sentence1": "c", "sentence2": "d", "score": 2}
+"""
+
+
+def refusal(path, **options):
+    """What `open_task` says of a file or a folder."""
+    with pytest.raises(InputError) as caught:
+        open_task(str(path), None, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("pairs.csv", "sentence1,sentence2,score\na,b,1\nc,d,2\n"),
+        ("pairs.csv", "\ufeffscore,sentence2,sentence1\r\n1,b,a\r\n2,d,c\r\n"),
+        ("pairs.CSV", "a,b,1\n\nc,d,2\n"),
+        ("pairs.tsv", "a\tb\t1\nc\td\t2\n"),
+        ("pairs.tsv", "score\tsentence1\tsentence2\n1.0\ta\tb\n2.0\tc\td\n"),
+        ("pairs.jsonl", JSON_PAIRS),
+    ],
+)
+def test_forms_of_sentence_pairs(tmp_path, name, content):
+    """CSV and TSV with a header in any order or without, a byte order mark, blank lines, scores as text."""
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    task = open_task(str(tmp_path / name), None)
+    assert (task.left, task.right, task.gold) == (("a", "c"), ("b", "d"), (1, 2))
+
+
+def test_quotes_of_csv(tmp_path):
+    """A cell in quotes holds commas and newlines."""
+    (tmp_path / "pairs.csv").write_text('"a, ""b""\nc",d,1\ne,f,2\n')
+    assert open_task(str(tmp_path / "pairs.csv"), None).left == ('a, "b"\nc', "e")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pairs.csv", b"", "pairs.csv: expected pairs of sentences with their scores, found none."),
+        ("pairs.csv", b"a,b\n", "pairs.csv, line 1: expected sentence1, sentence2, score, found ['a', 'b']."),
+        ("pairs.csv", b"a,b,1\n\nc,d,high\n", "pairs.csv, line 3: expected a number as score, found 'high'."),
+        ("pairs.csv", b"a,b,nan\n", "pairs.csv, line 1: expected a number as score, found 'nan'."),
+        ("pairs.csv", b"a,\xff,1\n", "pairs.csv, line 1: expected UTF-8, found byte 0xff."),
+        ("pairs.jsonl", b"[1]\n", "pairs.jsonl, line 1: expected a JSON object, found [1]."),
+        ("pairs.jsonl", b"\n{a}\n", "pairs.jsonl, line 2: expected a JSON object, found no JSON: Expecting property"),
+        ("pairs.jsonl", b"[" * 100_000, "pairs.jsonl, line 1: expected a JSON object, found JSON that is nested too"),
+        ("pairs.jsonl", b'{"sentence1": null}', "pairs.jsonl, line 1: expected a text as sentence1, found nothing."),
+        ("pairs.jsonl.gz", b"no gzip", "pairs.jsonl.gz: expected a file that can be read, found Not a gzipped file"),
+    ],
+)
+def test_a_broken_file_of_pairs_is_refused(tmp_path, name, content, said):
+    """Every fault is one error with the file, the line and the field."""
+    (tmp_path / name).write_bytes(content)
+    assert f"{tmp_path}/{said}" in refusal(tmp_path / name)
+
+
+def beir(folder, **files):
+    """A folder in BEIR's form; the files that are not given are sound."""
+    sound = {
+        "corpus.jsonl": '{"_id": "d1", "title": null, "text": "abc"}\n{"_id": 2, "text": "xyz"}\n',
+        "queries.jsonl": '{"_id": "q1", "text": "ab"}\n{"_id": "q2", "text": "xy"}\n',
+        "qrels.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t1\n",
+    }
+    for name, content in {**sound, **files}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if content is not None:
+            (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "query-id\tcorpus-id\tscore\nq1\td1\t2.0\nq2\t2\t0\n",
+        "q1\td1\t2\nq2\t2\t0\n",
+        "q1 0 d1 2\nq2 0 2 0\n",
+        "\ufeffq1\t0\td1\t2\r\nq2\tQ0\t2\t0\r\n",
+    ],
+)
+def test_forms_of_judgements(tmp_path, content):
+    """BEIR's columns with a header or without, TREC's four, 2.0 is a whole number; ids may be numbers; null is no title."""
+    task = open_task(str(beir(tmp_path / "set", **{"qrels.tsv": content})), None)
+    assert task.relevance == {"q1": {"d1": 2}, "q2": {"2": 0}}
+    assert task.corpus == {"d1": "abc", "2": "xyz"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("qrels.tsv", "q1\td1\t0.5\n", "qrels.tsv, line 1: expected a whole number as score, found '0.5'."),
+        ("qrels.tsv", "q1\td1\n", "qrels.tsv, line 1: expected query-id, corpus-id and score, or TREC's four columns"),
+        ("qrels.tsv", "", ": expected queries that qrels.tsv has judgements of, and passages; found 0 judged queries"),
+        ("corpus.jsonl", '{"text": "a"}\n', "corpus.jsonl, line 1: expected a text as _id, found nothing."),
+        (
+            "corpus.jsonl",
+            '{"_id": "d", "text": null}\n',
+            "corpus.jsonl, line 1: expected a text as text, found nothing.",
+        ),
+        ("corpus.jsonl", '{"_id": "d", "text": "a"}\n' * 2, "corpus.jsonl, line 2: expected an _id that occurs once"),
+        ("queries.jsonl", '{"_id": "q1", "text": 7}\n', "queries.jsonl, line 1: expected a text as text, found 7."),
+    ],
+)
+def test_a_broken_folder_is_refused(tmp_path, name, content, said):
+    """Every fault of a folder in BEIR's form is one error with the file, the line and the field."""
+    assert said in refusal(beir(tmp_path / "set", **{name: content}))
+
+
+def test_a_split_is_chosen(tmp_path):
+    """--split names the judgements; a folder that has one split needs none."""
+    folder = beir(tmp_path / "set", **{"qrels.tsv": None, "qrels/dev.tsv": "q2\td1\t1\n"})
+    assert open_task(str(folder), None).relevance == {"q2": {"d1": 1}}
+    beir(folder, **{"qrels.tsv": None, "qrels/train.tsv": "q1\td1\t1\n"})
+    assert "expected one file of judgements, found dev, train.\n    Choose one with --split." in refusal(folder)
+    assert open_task(str(folder), None, split="train").relevance == {"q1": {"d1": 1}}
+    assert "qrels/test.tsv" in refusal(folder, split="test")
+
+
+def test_a_name_is_chosen(tmp_path):
+    """--name tells two folders with one name apart; a path's dots are no names."""
+    assert open_task(str(beir(tmp_path / "de")), None).name == "de"
+    assert open_task(str(tmp_path / "de"), None, name="germanquad").name == "germanquad"
+
+
+def test_scores_are_trec_evals():
+    """nDCG@10 and recall@100 are pytrec_eval's on random rankings: ties, judgements of 0, queries without any."""
+    import pytrec_eval
+
+    rng = np.random.default_rng(0)
+    corpus = {f"d{number}": "" for number in range(150)}
+    queries = {f"q{number}": "" for number in range(40)}
+    relevance = {
+        query: {f"d{rng.integers(150)}": int(rng.integers(0, 4)) for _ in range(rng.integers(1, 30))}
+        for query in queries
+    }
+    relevance["q7"] = {"d1": 0, "d2": 0}
+    table = rng.integers(0, 6, (40, 150)).astype(np.float32)
+    task = Retrieval(name="t", corpus=corpus, queries=queries, relevance=relevance)
+
+    def embed(texts, prompt):  # queries' rows of the table, and unit vectors for passages: their products are the table
+        return np.eye(150, dtype=np.float32) if prompt == "passage" else table / np.linalg.norm(table, axis=1)[:, None]
+
+    found = evaluate(task, System(embed=embed), {"passage": "passage"}).values
+    run = {
+        query: {name: float(score) for name, score in zip(corpus, row, strict=True)}
+        for query, row in zip(queries, table / np.linalg.norm(table, axis=1)[:, None], strict=True)
+    }
+    scored = pytrec_eval.RelevanceEvaluator(relevance, {"ndcg_cut.10", "recall.100"}).evaluate(run)
+    assert found["ndcg_at_10"] == pytest.approx(np.mean([one["ndcg_cut_10"] for one in scored.values()]))
+    assert found["recall_at_100"] == pytest.approx(np.mean([one["recall_100"] for one in scored.values()]))
+
+
+def test_a_query_does_not_find_itself():
+    """A passage with the query's own id is left out, as in BEIR's evaluation of ArguAna and Quora."""
+    task = Retrieval(name="t", corpus={"1": "aaa", "2": "aab"}, queries={"1": "aaa"}, relevance={"1": {"2": 1}})
+    assert evaluate(task, System(embed=embed_letters), {}).score == 1
+
+
+def test_pytorchs_side_is_computed_once(tiny_bundle, tiny_checkpoint, tmp_path, monkeypatch):
+    """What PyTorch reached is kept for the next bundle, and found by weights, recipe and task."""
+    from bge_export import reference_cache
+
+    monkeypatch.setenv("BGE_CACHE", str(tmp_path / "cache"))
+    recipe = recipe_of(Bundle.open(tiny_bundle))
+    task = SentencePairs(name="t", left=["a", "b"], right=["c", "d"], gold=[1, 2])
+    first = scores([[0.6, 0.8]], np.array([[0, 1]]), dense=np.zeros((1, 2)))
+    kept = reference_cache.scores_of("weights", recipe, task, lambda: first)
+    again = reference_cache.scores_of("weights", recipe, task, lambda: pytest.fail("computed again"))
+    assert (again.metric, again.values) == (kept.metric, kept.values)
+    np.testing.assert_array_equal(again.vectors, first.vectors)
+    np.testing.assert_array_equal(again.best, first.best)
+    np.testing.assert_array_equal(again.reranked["dense"], first.reranked["dense"])
+    other = scores([[1.0, 0]])
+    for change in ({"sha": "others"}, {"task": dataclasses.replace(task, gold=[2, 1])}):
+        wanted = reference_cache.scores_of(
+            change.get("sha", "weights"), recipe, change.get("task", task), lambda: other
+        )
+        assert wanted is other
+    (damaged,) = [path for path in (tmp_path / "cache/reference").iterdir() if np.load(path)["vectors"][0, 0] < 1]
+    damaged.write_bytes(damaged.read_bytes()[:50])
+    assert reference_cache.scores_of("weights", recipe, task, lambda: other) is other
 
 
 def test_known_tasks_read_the_variable(data, monkeypatch):

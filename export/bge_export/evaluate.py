@@ -26,8 +26,13 @@ Places = NDArray[np.int64]
 Embed = Callable[[Sequence[str], str], Vectors]
 """Texts and the prompt to put in front of them, to vectors (N, D)."""
 
+TokenIds = Callable[[Sequence[str]], Sequence[NDArray[np.int64]]]
+"""Texts to token ids (T,) of each."""
+
 REFERENCE_TOKENS = 8192  # of a padded batch of the reference
 QUERIES_AT_A_TIME = 256  # bounds the matrix of scores
+BEST = 101
+"""Passages of each query that are kept: a hundred, where one of them may be the query itself."""
 
 
 RERANKED = 20
@@ -38,10 +43,12 @@ RERANKED = 20
 class System:
     """What is evaluated: a way from texts and the prompt in front of them to dense vectors.
 
-    score  of (query, passage) pairs by every head, as `Embedder.score`; None where there is only `dense`
+    embed_queries  of a model whose queries need more than a prompt in front, as bge-en-icl's
+    score          of (query, passage) pairs by every head, as `Embedder.score`; None where there is only `dense`
     """
 
     embed: Embed
+    embed_queries: Callable[[Sequence[str]], Vectors] | None = None
     score: Callable[[Sequence[tuple[str, str]]], Mapping[str, Vectors]] | None = None
 
 
@@ -50,7 +57,7 @@ class Scores:
     """What one system reached. `values` holds every metric by name, `metric` names the main one.
 
     vectors  (N, D) of unit length, of all texts in the task's order
-    best     (Q, 100) passages of each query, best first; None for sentence pairs
+    best     (Q, up to 101) passages of each query, best first, its own last; None for sentence pairs
     reranked  scores (Q, RERANKED) by every head; none where there is only `dense`
     """
 
@@ -75,12 +82,16 @@ def bundle_system(embedder: Embedder) -> System:
     """A bundle as the system to evaluate."""
     return System(
         embed=lambda texts, prompt: embedder.embed(texts, prompt=prompt).dense,
+        embed_queries=(lambda queries: embedder.embed_queries(queries).dense) if embedder.takes_examples else None,
         score=embedder.score if len(embedder.bundle.outputs) == len(HEADS) else None,
     )
 
 
-def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> System:
-    """Float32 PyTorch as the system to evaluate."""
+def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_ids: TokenIds | None = None) -> System:
+    """Float32 PyTorch as the system to evaluate.
+
+    query_ids  token ids of queries that need more than a prompt in front
+    """
     tokenizer = checkpoint_tokenizer.load(checkpoint)
 
     def heads(texts: Sequence[str], names: tuple[str, ...]) -> Heads:
@@ -112,8 +123,15 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool) -> Sys
         }
         return {**found, "colbert+sparse+dense": hybrid(found["dense"], found["sparse"], found["colbert"])}
 
+    def embed_queries(queries: Sequence[str]) -> Vectors:
+        assert query_ids is not None
+        dense = dataclasses.replace(recipe, heads=("dense",))
+        ids = query_ids(queries)
+        return reference.embed(checkpoint, dense, ids, budget_tokens=REFERENCE_TOKENS, progress=progress).dense
+
     return System(
         embed=lambda texts, prompt: heads([prompt + text for text in texts], ("dense",)).dense,
+        embed_queries=embed_queries if query_ids else None,
         score=score if recipe.heads == HEADS else None,
     )
 
@@ -164,6 +182,8 @@ def _spearman(task: SentencePairs, system: System) -> Scores:
     """Spearman's rank correlation of cosine similarity with the gold scores, as MTEB's `cosine_spearman`."""
     vectors = _unit(system.embed([*task.left, *task.right], ""))
     cosines = (vectors[: len(task.left)] * vectors[len(task.left) :]).sum(axis=1)
+    if len(set(task.gold)) < 2:
+        raise InputError(f"{task.name}: expected gold scores that differ, found {len(task.gold)} pairs with one score.")
     value = float(spearmanr(cosines, task.gold).statistic)
     return Scores(metric="cosine_spearman", values={"cosine_spearman": value}, vectors=vectors)
 
@@ -172,10 +192,19 @@ def _retrieval(task: Retrieval, system: System, prompts: Mapping[str, str], cand
     if not task.queries or not task.corpus:
         raise InputError(f"{task.name}: expected judged queries and passages, found none.")
     passages = _unit(system.embed(list(task.corpus.values()), prompts.get("passage", "")))
-    queries = _unit(system.embed(list(task.queries.values()), prompts.get("query", "")))
-    starts = range(0, len(queries), QUERIES_AT_A_TIME)
-    parts = [top_k(similarity(queries[start : start + QUERIES_AT_A_TIME], passages), 100) for start in starts]
-    best = np.concatenate(parts)
+    asked = list(task.queries.values())
+    embed_queries = system.embed_queries or (lambda texts: system.embed(texts, prompts.get("query", "")))
+    queries = _unit(embed_queries(asked))
+    order = _descending_ids(task)
+    own = _own_passages(task)
+    best = np.empty((len(queries), min(BEST, len(passages))), dtype=np.int64)
+    for start in range(0, len(queries), QUERIES_AT_A_TIME):
+        rows = slice(start, start + QUERIES_AT_A_TIME)
+        found = similarity(queries[rows], passages)
+        for line, place in enumerate(own[rows]):
+            if place is not None:
+                found[line, place] = -np.inf
+        best[rows] = order[top_k(found[:, order], BEST)]
     values = _ranking_scores(task, best)
     places = (best if candidates is None else candidates)[:, :RERANKED]
     reranked = _rerank(task, system, places)
@@ -187,14 +216,30 @@ def _retrieval(task: Retrieval, system: System, prompts: Mapping[str, str], cand
     return Scores(metric="ndcg_at_10", values=values, vectors=vectors, best=best, reranked=reranked)
 
 
+def _descending_ids(task: Retrieval) -> Places:
+    """The passages' columns by descending id: of equal scores trec_eval takes the larger id first."""
+    return np.array(sorted(range(len(task.corpus)), key=list(task.corpus).__getitem__, reverse=True), dtype=np.int64)
+
+
+def _own_passages(task: Retrieval) -> list[int | None]:
+    """For each query the column of the passage with its id, which is the query itself (ArguAna, Quora): BEIR's
+    evaluation leaves it out.
+    """
+    columns = {name: column for column, name in enumerate(task.corpus)}
+    return [columns.get(query) for query in task.queries]
+
+
 def _ranking_scores(task: Retrieval, best: Places) -> dict[str, float]:
-    """nDCG@10 and recall@100 of ranked passages (Q, up to 100)."""
+    """nDCG@10 and recall@100 of ranked passages (Q, up to 100); 0 for a query of which nothing is relevant."""
     passage_ids = list(task.corpus)
     ndcg, recall = [], []
     for query, columns in zip(task.queries, best, strict=True):
-        gains = np.array([task.relevance[query].get(passage_ids[column], 0) for column in columns])
-        ndcg.append(ndcg_at(gains, list(task.relevance[query].values()), 10))
-        recall.append((gains > 0).sum() / len(task.relevance[query]))
+        relevance = task.relevance[query]
+        ranked = [name for name in (passage_ids[column] for column in columns) if name != query]
+        gains = np.array([max(0, relevance.get(name, 0)) for name in ranked[:100]], dtype=np.int64)
+        relevant = [gain for gain in relevance.values() if gain > 0]
+        ndcg.append(ndcg_at(gains, relevant, 10) if relevant else 0.0)
+        recall.append(float((gains > 0).sum() / len(relevant)) if relevant else 0.0)
     return {"ndcg_at_10": float(np.mean(ndcg)), "recall_at_100": float(np.mean(recall))}
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from bge_export.evaluate import Scores
+    from bge_export.tasks import Task
+    from bge_onnx import Embedder
 
 
 @click.command()
@@ -26,14 +28,28 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Score float32 PyTorch too, and compare.",
 )
+@click.option("--split", help="Of the judgements in a folder: dev for qrels/dev.tsv; test by default.")
+@click.option("--name", help="Under which `bge info` keeps the result; the task's or the folder's name by default.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def evaluate(
-    bundle: str, task: str, data: Path | None, checkpoint: Path | None, threads: int | None, *, as_json: bool
+    bundle: str,
+    task: str,
+    data: Path | None,
+    checkpoint: Path | None,
+    split: str | None,
+    name: str | None,
+    threads: int | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Score a bundle on real data: Spearman for sentence pairs, nDCG@10 and recall@100 for retrieval.
 
     With --checkpoint also how close its vectors and rankings are to float32 PyTorch's; `bge info` prints that then.
+
+    Equal scores are ranked by falling passage id, as trec_eval does; a passage with the query's own id is left out, as
+    BEIR does; a query of which nothing is relevant scores 0. What PyTorch reached is kept in BGE_CACHE (else
+    ~/.cache/bge-onnx) and not computed again.
 
     The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the
     Hub.
@@ -45,19 +61,15 @@ def evaluate(
     """
     from bge_export import evaluate as scoring
     from bge_export.bundle_writer import record_quality
-    from bge_export.export import recipe_of, require_same_weights
     from bge_export.tasks import open_task
     from bge_onnx import Embedder
 
-    opened = open_task(task, data)
+    opened = open_task(task, data, split=split, name=name)
     embedder = Embedder.open(bundle, threads=threads)
     prompts = embedder.bundle.prompts
     wanted, close = None, {}
     if checkpoint is not None:
-        require_same_weights(embedder.bundle, checkpoint)
-        progress = sys.stderr.isatty()
-        system = scoring.reference_system(checkpoint, recipe_of(embedder.bundle), progress=progress)
-        wanted = scoring.evaluate(opened, system, prompts)
+        wanted = _of_pytorch(embedder, checkpoint, opened)
     candidates = wanted.best if wanted else None
     scores = scoring.evaluate(opened, scoring.bundle_system(embedder), prompts, candidates=candidates)
     if wanted:
@@ -66,6 +78,30 @@ def evaluate(
     if wanted and Path(bundle).is_dir():  # not in the Hub's cache
         reference = {f"reference_{name}": value for name, value in wanted.values.items()}
         record_quality(Path(bundle), opened.name, {**scores.values, **reference, **close})
+
+
+def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
+    """What float32 PyTorch reaches with the checkpoint, computed now or kept from an earlier time."""
+    import torch
+
+    from bge_export import evaluate as scoring
+    from bge_export import reference_cache
+    from bge_export.export import recipe_of, require_same_weights
+    from bge_export.request import checkpoint_sha256
+    from bge_onnx.icl import QUERY_TOKENS, Prompt
+
+    require_same_weights(embedder.bundle, checkpoint)
+    recipe = recipe_of(embedder.bundle)
+
+    def compute() -> Scores:
+        torch.set_num_threads(embedder.session.threads)
+        query_ids = None
+        if embedder.takes_examples:
+            query_ids = lambda texts: Prompt().token_ids(embedder.tokenizer, texts, max_tokens=QUERY_TOKENS)  # noqa: E731
+        system = scoring.reference_system(checkpoint, recipe, progress=sys.stderr.isatty(), query_ids=query_ids)
+        return scoring.evaluate(task, system, embedder.bundle.prompts)
+
+    return reference_cache.scores_of(checkpoint_sha256(checkpoint), recipe, task, compute)
 
 
 def _print_scores(

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bge_export import task_files
 from bge_onnx.errors import InputError, first_line
 from bge_onnx.hub import hub_errors
 
 DATA_VARIABLE = "BGE_EVAL_DATA"
+QRELS = "qrels.tsv or qrels/test.tsv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +27,7 @@ class SentencePairs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retrieval:
-    """BEIR's form: passages and queries by id, and the relevance (> 0) of passages to queries."""
+    """BEIR's form: passages and queries by id, and the relevance of passages to queries, 0 for none."""
 
     name: str
     corpus: Mapping[str, str]
@@ -68,21 +66,23 @@ KNOWN = {
 }
 
 
-def open_task(task: str, data: Path | None) -> Task:
-    """A known task, a folder in BEIR's form, or a CSV or JSON-lines file of sentence pairs.
+def open_task(task: str, data: Path | None, *, split: str | None = None, name: str | None = None) -> Task:
+    """A known task, a folder in BEIR's form, or a CSV, TSV or JSON-lines file of sentence pairs.
 
-    data  folder that holds the known tasks' folders; None takes BGE_EVAL_DATA, and where that is not set the Hub
-    Raises InputError: nothing usable there.
+    data   folder that holds the known tasks' folders; None takes BGE_EVAL_DATA, and where that is not set the Hub
+    split  of the judgements in a folder: dev for qrels/dev.tsv
+    name   under which results are kept; None for the task's own, or the folder's or file's name
+    Raises InputError: nothing usable there; the file and the line that is wrong are named.
     """
     if task not in KNOWN:
-        return _open_path(Path(task), Path(task).stem)
+        return _open_path(Path(task), name or Path(task).absolute().stem, split)
     known = KNOWN[task]
     data = data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if data is not None:
         folder = data / known.folder
-        return _open_path(folder / known.pairs if known.pairs else folder, task)
+        return _open_path(folder / known.pairs if known.pairs else folder, name or task, split)
     folder = _download(known)
-    return _open_path(folder / known.files[0] if len(known.files) == 1 else folder, task)
+    return _open_path(folder / known.files[0] if len(known.files) == 1 else folder, name or task, split)
 
 
 def _download(known: Known) -> Path:
@@ -100,24 +100,47 @@ def _download(known: Known) -> Path:
     return Path(path)
 
 
-def _open_path(path: Path, name: str) -> Task:
+def _open_path(path: Path, name: str, split: str | None) -> Task:
     if path.is_file():
         return _sentence_pairs(path, name)
-    corpus, queries = _jsonl_file(path, "corpus"), _jsonl_file(path, "queries")
-    qrels = next((file for file in (path / "qrels.tsv", path / "qrels/test.tsv") if file.is_file()), None)
+    corpus, queries, qrels = _jsonl_file(path, "corpus"), _jsonl_file(path, "queries"), _qrels(path, split)
     if not corpus or not queries or not qrels:
         raise InputError(
             f"{path}: expected a task ({', '.join(KNOWN)}), a folder with corpus.jsonl[.gz], queries.jsonl[.gz] and "
-            "qrels.tsv or qrels/test.tsv, or a file of sentence pairs; found none of these."
+            f"{QRELS if split is None else f'qrels/{split}.tsv'}, or a file of sentence pairs; found none of these."
         )
-    relevance = _relevance(qrels)
-    texts = {row["_id"]: row["text"] for row in _rows(queries)}
-    return Retrieval(
-        name=name,
-        corpus={row["_id"]: f"{row.get('title', '')} {row['text']}".strip() for row in _rows(corpus)},
-        queries={query: texts[query] for query in relevance if query in texts},
-        relevance=relevance,
-    )
+    relevance = task_files.judgements(qrels)
+    texts = task_files.texts_by_id(queries, lambda row: task_files.text_of(row, "text"))
+    passages = task_files.texts_by_id(corpus, _passage)
+    asked = {query: texts[query] for query in relevance if query in texts}
+    if not asked or not passages:
+        raise InputError(
+            f"{path}: expected queries that {qrels.name} has judgements of, and passages; found {len(relevance)} "
+            f"judged queries, {len(asked)} of them with a text, and {len(passages)} passages."
+        )
+    return Retrieval(name=name, corpus=passages, queries=asked, relevance=relevance)
+
+
+def _passage(row: task_files.Row) -> str:
+    title, text = task_files.text_of(row, "title", optional=True), task_files.text_of(row, "text")
+    return f"{title} {text}".strip()
+
+
+def _qrels(folder: Path, split: str | None) -> Path | None:
+    """The judgements of a split; else qrels.tsv, those of the test split, or the only ones that there are."""
+    if split is not None:
+        names = [f"qrels/{split}.tsv", f"qrels.{split}.tsv", f"{split}.tsv"]
+        return next((folder / name for name in names if (folder / name).is_file()), None)
+    for name in ("qrels.tsv", "qrels/test.tsv"):
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(folder.glob("qrels/*.tsv"))
+    if len(found) > 1:
+        raise InputError(
+            f"{folder}: expected one file of judgements, found {', '.join(path.stem for path in found)}.\n"
+            "    Choose one with --split."
+        )
+    return found[0] if found else None
 
 
 def _jsonl_file(folder: Path, stem: str) -> Path | None:
@@ -125,32 +148,8 @@ def _jsonl_file(folder: Path, stem: str) -> Path | None:
 
 
 def _sentence_pairs(path: Path, name: str) -> SentencePairs:
-    """CSV without a header (sentence1, sentence2, score), or JSON lines with those keys."""
-    try:
-        if ".csv" in path.suffixes:
-            with path.open(encoding="utf-8", newline="") as file:
-                rows = [(left, right, float(score)) for left, right, score in csv.reader(file)]
-        else:
-            rows = [(row["sentence1"], row["sentence2"], float(row["score"])) for row in _rows(path)]
-    except (ValueError, KeyError) as error:
-        raise InputError(
-            f"{path}: expected rows of sentence1, sentence2 and score, found another form ({error})."
-        ) from None
+    rows = task_files.pairs(path)
+    if not rows:
+        raise InputError(f"{path}: expected pairs of sentences with their scores, found none.")
     left, right, gold = zip(*rows, strict=True)
     return SentencePairs(name=name, left=left, right=right, gold=gold)
-
-
-def _relevance(path: Path) -> dict[str, dict[str, int]]:
-    relevance: dict[str, dict[str, int]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file, delimiter="\t"):
-            if int(row["score"]) > 0:
-                relevance.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
-    return relevance
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.strip():
-                yield json.loads(line)
