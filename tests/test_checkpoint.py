@@ -593,6 +593,13 @@ def test_a_model_in_the_first_modules_folder(checkpoint, tmp_path, place):
     np.testing.assert_allclose(vectors(old, tmp_path / "bundle"), wanted, atol=1e-5)
 
 
+def test_positions_without_end(tmp_path):
+    """A decoder's positions, which no weight tells, are refused where their tables would fill the memory."""
+    record = transformers.MistralConfig(max_position_embeddings=10**12).to_dict()
+    with pytest.raises(CheckpointError, match="expected max_position_embeddings of at most 16777216, found 1000000000"):
+        parse_config(MODELS["mistral"].Config, record, tmp_path)
+
+
 def test_more_layers_than_weights(checkpoint):
     """A billion layers are refused before anything is made for them."""
     edit_json(checkpoint / "config.json", num_hidden_layers=10**9)

@@ -80,7 +80,7 @@ def hessians(folder: Path, recipe: Recipe, texts: Texts, *, progress: bool = Fal
     else:
         ids = reference.tokenize(tokenizer, recipe, texts.texts)
         token_ids = [np.array(row[:MOST_TOKENS], dtype=np.int64) for row in ids]
-    model: Any = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False).eval()
+    model: Any = reference.encoder(folder, torch.float32)
     sums: dict[str, torch.Tensor] = {}
     kept = torch.empty(0, dtype=torch.bool)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bge_export.config import quoted, read_json
-from bge_onnx.errors import CheckpointError
+from bge_onnx.errors import CheckpointError, first_line
+from bge_onnx.json_file import shortened
 
 # As sentence-transformers looks for them; the first that is there and not empty counts.
 SENTENCE_FILES = (
@@ -57,3 +60,15 @@ def require_files(folder: Path) -> None:
                 f"{path}: expected a file, found a {'FIFO' if stat.S_ISFIFO(mode) else 'device or socket'}.\n"
                 "    Give a folder that holds the checkpoint's files alone."
             )
+
+
+@contextmanager
+def transformers_faults(folder: Path) -> Iterator[None]:
+    """Whatever transformers raises of a checkpoint, as one short CheckpointError."""
+    try:
+        yield
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder}: expected a checkpoint that transformers loads, found {shortened(first_line(error))}.\n"
+            "    Download the checkpoint again."
+        ) from error

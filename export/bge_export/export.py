@@ -14,7 +14,7 @@ from bge_export.calibrate import Texts
 from bge_export.checkpoint import Recipe, read_recipe
 from bge_export.checkpoint_files import model_folder
 from bge_export.compare import Expected, Limits, compare, compare_apart
-from bge_export.config import parse_config, read_json
+from bge_export.config import parse_config, quoted, read_json
 from bge_export.describe import describe, wanted_of
 from bge_export.folder import atomic_folder, require_free
 from bge_export.int8 import GRIDS
@@ -263,7 +263,7 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
     model_type = record.get("model_type")
     if not isinstance(model_type, str) or model_type not in MODELS:
         raise CheckpointError(
-            f"{path}: expected a model_type out of {', '.join(MODELS)}, found {model_type!r}.\n"
+            f"{path}: expected a model_type out of {', '.join(MODELS)}, found {quoted(model_type)}.\n"
             "    This architecture is not supported."
         )
     config = parse_config(MODELS[model_type].Config, record, path)

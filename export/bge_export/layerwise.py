@@ -12,6 +12,7 @@ import transformers
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bge_export.checkpoint_files import model_folder, transformers_faults
 from bge_export.lowering import Lowering
 from bge_export.models.decoder import PREFIX
 from bge_export.weights import ALL, Array, Rounding, Weights
@@ -34,8 +35,9 @@ def last_states(
     have the precision that the lowering's layers have.
     """
     dtype, device = place_of(lowering)
-    config = transformers.AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
+    with transformers_faults(folder):
+        config = transformers.AutoConfig.from_pretrained(model_folder(folder))
+    with transformers_faults(folder), torch.device("meta"):
         model = transformers.AutoModel.from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
     weights = Weights.open(folder, prefix=PREFIX)
 

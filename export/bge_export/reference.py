@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bge_export import checkpoint_tokenizer, layerwise
 from bge_export.checkpoint import Recipe
-from bge_export.checkpoint_files import model_folder
+from bge_export.checkpoint_files import model_folder, transformers_faults
 from bge_export.compare import Heads
 from bge_export.config import read_json
 from bge_export.heads import FILES
@@ -22,8 +22,6 @@ from bge_export.lowering import Lowering
 from bge_export.lowering.targets import DECODERS
 from bge_export.weights import Rounding
 from bge_onnx.batches import plan_batches
-from bge_onnx.errors import CheckpointError, first_line
-from bge_onnx.json_file import shortened
 
 Vectors = NDArray[np.float32]
 
@@ -56,8 +54,7 @@ def embed(
     lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
                    have PyTorch's here, on a GPU if there is one; vectors are normalised in float32
     """
-    model_files = model_folder(folder)
-    if read_json(model_files / "config.json").get("model_type") in DECODERS:
+    if read_json(model_folder(folder) / "config.json").get("model_type") in DECODERS:
         states = [
             layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
         ]
@@ -65,7 +62,7 @@ def embed(
         return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
     tokenizer = checkpoint_tokenizer.load(folder)
     dtype, device = layerwise.place_of(lowering)
-    model = _model(model_files, dtype).to(device)
+    model = encoder(folder, dtype).to(device)
     rounding = lowering.weights if lowering else None
     if rounding:
         _round(model, rounding)
@@ -93,16 +90,11 @@ def embed(
     return Heads(dense, sparse if "sparse" in linears else None, colbert if "colbert" in linears else None)
 
 
-def _model(folder: Path, dtype: torch.dtype) -> Any:
-    """The encoder as transformers loads it. Raises CheckpointError: it cannot."""
+def encoder(folder: Path, dtype: torch.dtype) -> Any:
+    """A checkpoint's encoder as transformers loads it. Raises CheckpointError: it cannot."""
     settings: dict[str, Any] = {"add_pooling_layer": False, "chunk_size_feed_forward": 0}  # chunks are for training
-    try:
-        return transformers.AutoModel.from_pretrained(folder, dtype=dtype, **settings).eval()
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder}: expected a checkpoint that transformers loads, found {shortened(first_line(error))}.\n"
-            "    Download the checkpoint again."
-        ) from error
+    with transformers_faults(folder):
+        return transformers.AutoModel.from_pretrained(model_folder(folder), dtype=dtype, **settings).eval()
 
 
 def _round(model: Any, rounding: Rounding) -> None:

@@ -26,6 +26,8 @@ from bge_onnx.errors import CheckpointError
 
 NO_WINDOW = 1 << 31
 
+MOST_POSITIONS = 1 << 24  # no model has more; the tables of rotary positions are as long
+
 
 class DecoderConfig(Protocol):
     """Sizes that every decoder of this kind has, and how its layers differ."""
@@ -98,7 +100,12 @@ def flatten(record: Mapping[str, object]) -> dict[str, object]:
 
 
 def check_sizes(config: DecoderConfig) -> None:
-    """Raise CheckpointError: heads that do not divide each other, or an odd head."""
+    """Raise CheckpointError: heads that do not divide each other, an odd head, or positions without end."""
+    if config.max_position_embeddings > MOST_POSITIONS:
+        raise CheckpointError(
+            f"config.json: expected max_position_embeddings of at most {MOST_POSITIONS}, found "
+            f"{config.max_position_embeddings}.\n    Is it the config.json of these weights?"
+        )
     heads, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_width
     if not heads or not shared or heads % shared or not width or width % 2:
         raise CheckpointError(
