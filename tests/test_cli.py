@@ -76,9 +76,13 @@ def test_embed_reads_json_lines_as_queries(tiny_bundle, tiny, tmp_path):
     ("name", "content", "message"),
     [
         ("texts.txt", b"good\nbad \xff byte\n", "line 2: expected UTF-8, found byte 0xff at position 4"),
-        ("texts.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', 'line 2: expected {"text": "…"}, found {"txt": "b"}'),
+        (
+            "texts.jsonl",
+            b'{"text": "a"}\n{"txt": "b"}\n',
+            "line 2: expected a text in the field text, found the fields txt.",
+        ),
         ("texts.jsonl", b'{"text": "a"}\nno json\n', "line 2: expected JSON"),
-        ("texts.jsonl", b'{"text": "\\ud800"}\n', "texts[0]: a lone surrogate"),
+        ("texts.jsonl", b'{"text": "\\ud800"}\n', "line 1: expected a text in the field text, found a lone surrogate"),
     ],
 )
 def test_a_bad_line_is_named(tiny_bundle, tmp_path, name, content, message):
@@ -193,6 +197,136 @@ def test_check_refuses_other_weights(tiny_bundle, tmp_path):
     result = run("bge-export", "check", tiny_bundle, "--checkpoint", tmp_path)
     assert result.returncode == 2
     assert "expected the weights that tiny-cpu-fp32 was made from" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("nodir/x.npz", "nodir/x.npz: expected a file that can be written, found: No such file or directory."),
+        ("folder.npz", "folder.npz: expected a file's name, found a folder."),
+        ("texts.txt/x.npz", "texts.txt/x.npz: expected a file that can be written, found: Not a directory."),
+        ("x" * 300 + ".npz", ".npz: expected a file that can be written, found: File name too long."),
+        ("loop.npz", "loop.npz: expected a file that can be written, found: "),
+    ],
+)
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, out, said, force):
+    """No bundle is opened before --out is known to be good: there is none here."""
+    (tmp_path / "texts.txt").write_text("a\n")
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "loop.npz").symlink_to(tmp_path / "loop.npz")
+    result = run("bge", "embed", "nowhere", tmp_path / "texts.txt", "--out", tmp_path / out, *force)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert result.stderr.startswith("InputError: ")
+
+
+def test_a_link_is_written_through(tiny_bundle, tmp_path):
+    """--force replaces the file that a link points to, and makes the one that a dangling link names."""
+    (tmp_path / "link.npz").symlink_to(tmp_path / "real.npz")
+    assert run("bge", "embed", tiny_bundle, "--out", tmp_path / "link.npz", stdin="a\n").returncode == 0
+    assert (tmp_path / "link.npz").is_symlink()
+    assert np.load(tmp_path / "real.npz")["dense"].shape == (1, 32)
+
+
+def test_embed_keeps_ids(tiny_bundle, tmp_path):
+    """Ids stand beside the vectors, in JSON lines and in arrays."""
+    (tmp_path / "x.csv").write_text("key,text\nk1,ab\nk2,cd\n")
+    arguments = ["embed", tiny_bundle, tmp_path / "x.csv", "--id-field", "key"]
+    rows = [json.loads(line) for line in run("bge", *arguments).stdout.splitlines()]
+    assert [(row["index"], row["id"]) for row in rows] == [(0, "k1"), (1, "k2")]
+    assert run("bge", *arguments, "--out", tmp_path / "x.npz").returncode == 0
+    assert np.load(tmp_path / "x.npz")["ids"].tolist() == ["k1", "k2"]
+
+
+def test_embed_skips_what_is_told_to(tiny_bundle, tmp_path):
+    """--on-error skip leaves records without a text out, says which, and is no failure."""
+    (tmp_path / "x.jsonl").write_text('{"text": "ab"}\n{}\n{"text": "cd"}\n')
+    result = run("bge", "embed", tiny_bundle, tmp_path / "x.jsonl", "--on-error", "skip")
+    assert (result.returncode, len(result.stdout.splitlines())) == (0, 2)
+    assert f"skipped {tmp_path}/x.jsonl, line 2: expected a text in the field text" in result.stderr
+    assert "skipped 1 records that have no text" in result.stderr
+    assert run("bge", "embed", tiny_bundle, tmp_path / "x.jsonl").returncode == 2
+
+
+def test_json_on_stdin_is_not_embedded(tiny_bundle, tiny):
+    """JSON lines without an ending are known by their first line; --format text says otherwise."""
+    line = '{"text": "ab cd"}\n'
+    found = json.loads(run("bge", "embed", tiny_bundle, stdin=line).stdout)["dense"]
+    np.testing.assert_allclose(found, tiny.embed(["ab cd"]).dense[0], atol=1e-7)
+    found = json.loads(run("bge", "embed", tiny_bundle, "--format", "text", stdin=line).stdout)["dense"]
+    np.testing.assert_allclose(found, tiny.embed([line.strip()]).dense[0], atol=1e-7)
+
+
+def test_a_prompt_for_one_call(tiny_bundle, tiny):
+    """--prompt stands in front of every text, and excludes --query."""
+    found = json.loads(run("bge", "embed", tiny_bundle, "--prompt", "find: ", stdin="ab\n").stdout)["dense"]
+    np.testing.assert_allclose(found, tiny.embed(["ab"], prompt="find: ").dense[0], atol=1e-7)
+    assert "--prompt takes the place of --query" in run("bge", "embed", tiny_bundle, "--prompt", "", "--query").stderr
+
+
+def shell(command, **environment):
+    """What a shell makes of a command, in which {bge} is ours."""
+    bge = f"{sys.executable} -c '{CODE.format(module='bge_onnx.cli', name='bge').replace(chr(39), chr(34))}'"
+    return subprocess.run(
+        ["bash", "-c", command.replace("{bge}", bge)],
+        capture_output=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_a_reader_that_has_seen_enough(tiny_bundle, tmp_path):
+    """`| head -1` is no failure, and nothing is said."""
+    (tmp_path / "x.txt").write_text("ab\n" * 9000)
+    done = shell(f"set -o pipefail; {{bge}} embed {tiny_bundle} {tmp_path}/x.txt | head -1 >/dev/null")
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "said"),
+    [
+        (">/dev/full", b"expected to read and write, found: No space left on device."),
+        (">&-", b"stdout: expected a place"),
+    ],
+)
+def test_an_output_that_takes_nothing(tiny_bundle, redirection, said):
+    """A full or closed stdout is one clear error."""
+    done = shell(f"echo ab | {{bge}} embed {tiny_bundle} {redirection}")
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_input_that_is_closed(tiny_bundle):
+    """A closed stdin is one clear error."""
+    done = shell(f"{{bge}} embed {tiny_bundle} <&-")
+    assert (done.returncode, done.stderr) == (2, b"InputError: stdin: expected texts, found it closed.\n")
+
+
+def test_a_pipe_with_another_encoding(tiny_bundle):
+    """Results are UTF-8 on a pipe, whatever Python was told."""
+    done = shell(f"{{bge}} score {tiny_bundle} 茶 茶 😀", PYTHONIOENCODING="cp1252", PYTHONUTF8="0")
+    assert done.returncode == 0
+    assert {json.loads(line)["passage"] for line in done.stdout.decode("utf-8").splitlines()} == {"茶", "😀"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.9])
+def test_signals_while_it_starts(tiny_bundle, tmp_path, number, seconds):
+    """Ctrl-C and SIGTERM at any time of the start leave one line at most, no traceback, and no file."""
+    (tmp_path / "texts.txt").write_text("ab\n" * 200_000)
+    out = tmp_path / "vectors.jsonl"
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from bge_onnx.start import main; import sys; sys.argv[0] = 'bge'; main()"
+    arguments = ["embed", str(tiny_bundle), str(tmp_path / "texts.txt"), "--out", str(out)]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert "Traceback" not in said
+    assert process.returncode in ((130,) if number == signal.SIGINT else (143, -signal.SIGTERM))
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
 
 
 def test_ctrl_c_leaves_no_file(tiny_bundle, tmp_path):

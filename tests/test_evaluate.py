@@ -222,7 +222,7 @@ def beir(folder, **files):
     ],
 )
 def test_forms_of_judgements(tmp_path, content):
-    """BEIR's columns with a header or without, TREC's four, 2.0 is a whole number; ids may be numbers; null is no title."""
+    """BEIR's columns with a header or without, TREC's four, 2.0 for 2, ids that are numbers, null for no title."""
     task = open_task(str(beir(tmp_path / "set", **{"qrels.tsv": content})), None)
     assert task.relevance == {"q1": {"d1": 2}, "q2": {"2": 0}}
     assert task.corpus == {"d1": "abc", "2": "xyz"}

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_onnx import CheckpointError, InputError
-from bge_onnx.files import write_embeddings
 from bge_onnx.mcls import insert_cls
 from bge_onnx.sparse import fold, join
+from bge_onnx.vector_files import vector_file, write_vectors
 from tiny import write_m3_bundle, write_m3_checkpoint
 
 ALL = ("dense", "sparse", "colbert")
@@ -195,9 +195,16 @@ def test_what_a_bundle_cannot_give(m3, arguments, message):
         m3.embed(["a"], **arguments)
 
 
+def write(chunks, path):
+    """Write the vectors of a stream, whose texts have no ids."""
+    with vector_file(path, force=False) as partial:
+        pairs = ((chunk, [None] * len(chunk)) for chunk in chunks)
+        return write_vectors(pairs, partial, arrays=path.suffix == ".npz")
+
+
 def test_no_texts_make_a_file_of_every_head(m3, tmp_path):
     """An empty input gives arrays without entries, and its heads are checked all the same."""
-    assert write_embeddings(m3.stream([], heads=ALL), tmp_path / "v.npz", force=False) == 0
+    assert write(m3.stream([], heads=ALL), tmp_path / "v.npz") == 0
     with np.load(tmp_path / "v.npz") as arrays:
         shapes = {name: arrays[name].shape[0] for name in arrays}
     assert shapes == {
@@ -218,7 +225,7 @@ def test_files_hold_every_head(m3, tmp_path):
     texts = ["ab cd", "", "ef gh ij"]
     wanted = m3.embed(texts, heads=ALL)
     for name in ("v.npz", "v.jsonl"):
-        assert write_embeddings(m3.stream(texts, heads=ALL, window=2), tmp_path / name, force=False) == 3
+        assert write(m3.stream(texts, heads=ALL, window=2), tmp_path / name) == 3
     with np.load(tmp_path / "v.npz") as arrays:
         np.testing.assert_array_equal(arrays["dense"], wanted.dense)
         np.testing.assert_array_equal(arrays["sparse_starts"], wanted.sparse.starts)

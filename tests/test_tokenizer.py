@@ -148,3 +148,57 @@ def test_stored_padding_and_truncation_are_not_used(synthetic, tmp_path):
     (ids,) = Tokenizer.open(tmp_path / "tokenizer.json", max_tokens=16).encode(["abc"])
     assert ids.tolist() == synthetic.encode(["abc"])[0].tolist()
     assert ids.dtype == np.int64
+
+
+class Table:
+    """What a DataFrame has in common with a mapping: going through it gives the names of its columns."""
+
+    columns = ("text", "title")
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize("texts", [{"text": ["a"]}, Table()], ids=["dict", "table"])
+def test_what_has_keys_is_refused(tiny, texts):
+    """A dict or a DataFrame is refused with what to give instead: its keys are no texts."""
+    with pytest.raises(InputError, match=r"of which the keys would be taken.\n    Give its texts: list\(table"):
+        tiny.embed(texts)
+    with pytest.raises(InputError, match="of which the keys would be taken"):
+        next(tiny.stream(texts))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"prompt": None}, "prompt: expected a string, which may be empty, found None"),
+        ({"max_tokens": "x"}, "max_tokens: expected 3 to 512"),
+        ({"max_tokens": True}, "max_tokens: expected 3 to 512"),
+        ({"normalize": "no"}, "normalize: expected True, False or None, found 'no'"),
+        ({"heads": None}, "heads: expected a list of names, as ['dense'], found None"),
+        ({"heads": "dense"}, "heads: expected a list of names, as ['dense'], found 'dense'"),
+        ({"heads": [None]}, "heads: expected names, as 'dense', found (None,)"),
+        ({"truncate_dim": 1.5}, "truncate_dim: expected a whole number or None, found 1.5"),
+        ({"mcls": 1}, "mcls: expected True or False, found 1"),
+        ({"budget_tokens": "many"}, "budget_tokens: expected a whole number, at least 1, found 'many'"),
+    ],
+)
+def test_arguments_of_another_type(tiny, arguments, said):
+    """An argument of another type is one clear error, and never taken for something else."""
+    with pytest.raises(InputError) as caught:
+        tiny.embed(["a"], **arguments)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("window", [0, -1, None, 1.5, True])
+def test_a_window_of_no_texts_is_refused(tiny, window):
+    """A stream would end before its first text."""
+    with pytest.raises(InputError, match="window: expected a whole number of texts, at least 1"):
+        next(tiny.stream(["a"], window=window))
+
+
+@pytest.mark.parametrize("token_ids", ["ab", {1: 2}, 7, [7], [[[1]]], [[1], "x"], [[1, [2]]], [None]])
+def test_token_ids_of_another_form(tiny, token_ids):
+    """Token ids that are no lists of whole numbers are one clear error."""
+    with pytest.raises(InputError, match="token_ids"):
+        tiny.embed_token_ids(token_ids)

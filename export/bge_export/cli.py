@@ -12,7 +12,7 @@ import click
 
 from bge_export.catalog import ENTRIES
 from bge_export.evaluate_command import evaluate
-from bge_onnx.cli import run_command
+from bge_onnx.command_line import run_command
 
 if TYPE_CHECKING:
     from bge_onnx.bundle import Bundle, Parity

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from bge_onnx.errors import BgeError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from bge_onnx.embeddings import Embeddings
-
-
-EXTRAS = {"export": ("torch", "transformers", "safetensors", "sentencepiece", "onnx", "onnx_ir", "scipy")}
-"""The packages that an extra of bge-onnx brings, by its name; onnxruntime's own error is `onnx_runtime`'s."""
+from bge_onnx.command_line import run_command, split_devices
+from bge_onnx.embed_command import embed
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,80 +23,7 @@ def cli() -> None:
     """
 
 
-def _devices(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
-    try:
-        return [int(number) for number in value.split(",")] if value else None
-    except ValueError:
-        raise click.BadParameter(f"expected numbers with commas between, as 0,1, found {value!r}") from None
-
-
-@cli.command()
-@click.argument("bundle")
-@click.argument("file", type=click.Path(path_type=Path, allow_dash=True), default="-")
-@click.option("--query", is_flag=True, help="The texts are queries: put the model's query instruction in front.")
-@click.option("--heads", default="dense", show_default=True, help="Out of dense,sparse,colbert, with commas between.")
-@click.option("--instruction", help="The texts are queries of this task (bge-en-icl, bge-multilingual-gemma2).")
-@click.option(
-    "--examples", type=click.Path(path_type=Path), help="Few-shot examples in front of them: a JSON list (bge-en-icl)."
-)
-@click.option("--mcls", is_flag=True, help="Long texts as the mean over a CLS token every 256 tokens.")
-@click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
-@click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-@click.option("--devices", callback=_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
-@click.option("--force", is_flag=True, help="Replace a file that is at --out already.")
-def embed(
-    bundle: str,
-    file: Path,
-    instruction: str | None,
-    examples: Path | None,
-    heads: str,
-    out: Path | None,
-    *,
-    threads: int | None,
-    devices: list[int] | None,
-    query: bool,
-    mcls: bool,
-    force: bool,
-) -> None:
-    """Embed the texts of FILE (or stdin): one a line, or JSON lines with a key "text" where its name ends in .jsonl.
-
-    Results keep the texts' order: JSON lines with `index` and each head, or arrays in an .npz file: `dense` (N, D);
-    `sparse_ids` and `sparse_weights`, text i's from `sparse_starts[i]` to `sparse_starts[i + 1]`; rows `colbert`,
-    likewise with `colbert_starts`. JSON lines are written as they get ready, so FILE may be larger than memory.
-
-    \b
-    Examples:
-      bge embed bge-small texts.txt --out vectors.npz
-      echo "what is BM25?" | bge embed bge-small --query
-      bge embed bge-m3 texts.txt --heads dense,sparse --out vectors.npz
-      bge embed bge-en-icl queries.txt --instruction "Given a question, retrieve its answer." --examples examples.json
-    """
-    from bge_onnx.embedder import Embedder
-    from bge_onnx.files import read_examples, read_texts
-
-    embedder = Embedder.open(bundle, threads=threads, devices=devices)
-    wanted = tuple(head.strip() for head in heads.split(","))
-    if embedder.takes_examples and (query or instruction is not None or examples is not None):
-        if mcls or wanted != ("dense",):
-            raise click.UsageError("few-shot queries have dense vectors only: leave --heads and --mcls out")
-        few_shot = embedder.with_examples(read_examples(examples) if examples else (), instruction=instruction)
-        _write(few_shot.stream(read_texts(file)), out, force=force)
-        return
-    if examples is not None:
-        embedder.with_examples()  # says which models take examples
-    prompt = embedder.bundle.prompts.get("query" if query else "passage", "")
-    if instruction is not None:
-        prompt = embedder.task_prompt(instruction)
-    embeddings = embedder.stream(read_texts(file), heads=wanted, prompt=prompt, mcls=mcls)
-    _write(embeddings, out, force=force)
-
-
-def _write(embeddings: Iterable[Embeddings], out: Path | None, *, force: bool) -> None:
-    from bge_onnx.files import write_embeddings
-
-    count = write_embeddings(embeddings, out, force=force)
-    if out is not None:
-        click.echo(f"wrote {out}: {count} vectors", err=True)
+cli.add_command(embed)
 
 
 @cli.command()
@@ -198,7 +114,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
 @cli.command("warm-up")
 @click.argument("bundle")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-@click.option("--devices", callback=_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
+@click.option("--devices", callback=split_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
 def warm_up(bundle: str, threads: int | None, devices: list[int] | None) -> None:
     """Load a bundle and run it, on GPUs in each size that is replayed: that it runs here, and how long that takes.
 
@@ -222,36 +138,6 @@ def _quality(values: Mapping[str, float]) -> str:
     ours = {name: value for name, value in values.items() if not name.startswith("reference_")}
     beside = {name: f" (PyTorch {values[f'reference_{name}']:.4f})" for name in ours if f"reference_{name}" in values}
     return ", ".join(f"{name} {value:.4f}{beside.get(name, '')}" for name, value in ours.items())
-
-
-def run_command(command: click.Command) -> NoReturn:
-    """Run a command: 0 done, 1 a check failed, 2 wrong use or input, 130 interrupted."""
-    try:
-        sys.exit(command.main(standalone_mode=False))
-    except BgeError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(2)
-    except ModuleNotFoundError as error:
-        click.echo(f"InstallationError: {missing_package(error)}", err=True)
-        sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted; nothing half-written was left", err=True)
-        sys.exit(130)
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.stderr.close()
-        sys.exit(0)
-
-
-def missing_package(error: ModuleNotFoundError) -> str:
-    """Which package is missing, and what brings it. Raises the error again: it is none of ours."""
-    package = (error.name or "").split(".")[0]
-    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
-    if extra is None:
-        raise error
-    return f"{package}: expected the package, found none.\n    Install it: pip install 'bge-onnx[{extra}]'"
 
 
 def main() -> None:

@@ -63,6 +63,7 @@ def partial_of(path: Path) -> Path:
 @contextmanager
 def _held(partial: Path) -> Iterator[None]:
     """Hold the lock that tells a partial file that is being written from one that was left behind."""
+    partial.parent.stat()  # filelock would make the folder
     lock = FileLock(lock_of(partial), timeout=0)
     with lock:
         try:

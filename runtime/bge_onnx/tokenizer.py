@@ -125,12 +125,24 @@ def check_special_ids(tokenizer: Tokenizer, special_ids: Mapping[str, int], path
         )
 
 
+def require_list(name: str, texts: object) -> None:
+    """Raise InputError: one string, whose letters would be taken for texts; a mapping or a table, whose keys would be;
+    or nothing that can be gone through.
+    """
+    if isinstance(texts, str | bytes):
+        raise InputError(f"{name}: expected a list of strings, found one string. Put it in a list: [text]")
+    if isinstance(texts, Mapping) or hasattr(texts, "columns"):
+        raise InputError(
+            f"{name}: expected a list of strings, found a {type(texts).__name__}, of which the keys would be taken.\n"
+            '    Give its texts: list(table["text"])'
+        )
+    if not isinstance(texts, Iterable):
+        raise InputError(f"{name}: expected a list of strings, found {type(texts).__name__}")
+
+
 def check_texts(texts: Iterable[str]) -> list[str]:
     """The texts as a list. Raises InputError naming the first few among them that are not usable strings."""
-    if isinstance(texts, str | bytes):
-        raise InputError("texts: expected a list of strings, found one string. Put it in a list: [text]")
-    if not isinstance(texts, Iterable):
-        raise InputError(f"texts: expected a list of strings, found {type(texts).__name__}")
+    require_list("texts", texts)
     texts = list(texts)
     faults = [f"texts[{index}]: {fault}" for index, fault in _faults(texts)]
     if faults:
@@ -169,8 +181,7 @@ def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
     Raises InputError: one string, whose letters would be taken for texts; a size below 1.
     """
-    if isinstance(texts, str | bytes):
-        raise InputError("texts: expected an iterable of strings, found one string. Put it in a list: [text]")
+    require_list("texts", texts)
     if type(size) is not int or size < 1:
         raise InputError(f"window: expected a whole number of texts, at least 1, found {size!r:.60}")
     iterator = iter(texts)
