@@ -50,7 +50,7 @@ def test_many_pairs_are_scored_in_parts(m3, monkeypatch):
     """Pairs that do not fit into one part give the same scores, in order; an iterator is as good as a list."""
     pairs = [("ab cd", "cd ef gh"), ("xy", "ab cd"), ("ab cd", "ab"), ("xy", "xy")]
     whole = m3.score(zip(*zip(*pairs, strict=True), strict=True))
-    monkeypatch.setattr("bge_onnx.embedder.SCORE_PAIRS", 3)
+    monkeypatch.setattr("bge_onnx.scores.SCORE_PAIRS", 3)
     parts = m3.score(pairs)
     assert list(whole) == list(parts)
     np.testing.assert_allclose([*parts.values()], [*whole.values()], atol=1e-6)
@@ -105,3 +105,28 @@ def test_hybrid_takes_numbers_and_arrays_of_one_shape():
     np.testing.assert_allclose(hybrid([0.5, 1], [0.2, 0], [0.8, 2]), [0.5, 1], atol=1e-6)
     with pytest.raises(InputError, match=r"hybrid: expected scores of one shape, found \(2,\), \(1,\), \(\)"):
         hybrid([0.5, 1], [0.2], 0.8)
+
+
+def test_colbert_rows_are_copied_some_at_a_time(monkeypatch):
+    """Many passages of wide rows are compared in blocks of bounded size, with the same scores."""
+    rng = np.random.default_rng(0)
+    query, passages = rng.normal(size=(3, 16)), [rng.normal(size=(rows, 16)) for rows in (5, 1, 9, 2, 30)]
+    wanted = colbert_scores(query, passages)
+    copied = []
+    concatenate = np.concatenate
+    monkeypatch.setattr(scores, "COLBERT_NUMBERS", 16 * 10)
+    monkeypatch.setattr(np, "concatenate", lambda rows: copied.append(sum(map(len, rows))) or concatenate(rows))
+    np.testing.assert_allclose(colbert_scores(query, passages), wanted, rtol=1e-6)
+    assert copied
+    assert max(copied) <= 10
+
+
+def test_pairs_are_scored_some_at_a_time():
+    """Pairs of long texts are few at a time, those of short ones 256, and none is lost; an empty list is one chunk."""
+    short, long = ("a", "b"), ("a", "b " * 50_000)
+    pairs = [short] * 600 + [long] * 30
+    chunks = scores.chunks_of_pairs(pairs, max_tokens=8192, width=1024)
+    assert [pair for chunk in chunks for pair in chunk] == pairs
+    assert max(map(len, chunks)) == 256
+    assert all(sum(pair is long for pair in chunk) <= 8 for chunk in chunks)
+    assert scores.chunks_of_pairs([], max_tokens=8192, width=1024) == [[]]

@@ -144,7 +144,7 @@ struct RotateQuantizeKernel : WithStatus<RotateQuantizeKernel> {
     auto* steps = context.GetOutput(1, one_a_row(shape)).GetTensorMutableData<float>();
     std::vector<float> scratch(rotated ? parts_of(rows, ROWS_OF_A_TASK) * width : 0);
     for_rows(context, rows, ROWS_OF_A_TASK, [&](int64_t first, int64_t count) {
-      float* own = rotated ? &scratch[first / ROWS_OF_A_TASK * width] : nullptr;
+      float* own = rotated ? scratch.data() + first / ROWS_OF_A_TASK * width : nullptr;
       bge::functions().rotate_quantize(op, x + first * width, count, own, bytes + first * width, steps + first);
     });
   }

@@ -20,7 +20,7 @@ from bge_onnx.icl import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, FewShot, P
 from bge_onnx.kernels import libraries
 from bge_onnx.mcls import insert_cls
 from bge_onnx.prefix import Prefix
-from bge_onnx.scores import EQUAL, SCORE_PAIRS, check_pairs, check_weights, distinct, score_pairs, similarity
+from bge_onnx.scores import EQUAL, check_pairs, check_weights, chunks_of_pairs, distinct, score_pairs, similarity
 from bge_onnx.session import Past, Session, devices_of
 from bge_onnx.threads import resolve_threads
 from bge_onnx.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
@@ -242,14 +242,15 @@ class Embedder:
         weights  of dense, sparse and colbert, in FlagEmbedding's order
         returns  arrays (N,) float32 under "colbert", "sparse", "dense", "sparse+dense" and "colbert+sparse+dense"
 
-        Pairs are scored 256 at a time, which bounds the ColBERT rows in memory; of those each distinct text is embedded
-        once. A pair's scores do not depend on the other pairs beyond rounding; FlagEmbedding's do (padding of its
-        batches counts in ColBERT), and `bge_onnx.flag` has that behaviour too.
+        Pairs are scored some at a time, which bounds the ColBERT rows in memory; of these each distinct text is
+        embedded once. A pair's scores do not depend on the other pairs beyond rounding; FlagEmbedding's do (padding of
+        its batches counts in ColBERT), and `bge_onnx.flag` has that behaviour too.
         Raises InputError: a bundle without these heads, weights that are no three numbers or have the sum 0.
         """
         check_weights(weights)
         pairs = check_pairs(pairs)
-        chunks = [pairs[start : start + SCORE_PAIRS] for start in range(0, max(1, len(pairs)), SCORE_PAIRS)]
+        limit = max_tokens or self.bundle.max_tokens
+        chunks = chunks_of_pairs(pairs, max_tokens=limit, width=self.bundle.dims.get("colbert", 1))
         scored = [self._score(chunk, weights, max_tokens=max_tokens, progress=progress) for chunk in chunks]
         return {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
 

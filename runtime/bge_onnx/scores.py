@@ -24,6 +24,12 @@ Scores = float | Sequence[float] | NDArray[np.floating[Any]]
 COLBERT_SCORES = 1 << 24
 """Token scores that one query's ColBERT comparison holds at a time: 64 MB."""
 
+COLBERT_NUMBERS = 1 << 24
+"""Numbers in the ColBERT rows that are copied together for one product: 64 MB."""
+
+SCORED_NUMBERS = 1 << 26
+"""Numbers in the ColBERT rows of pairs that are scored together: 256 MB at most, but for one pair."""
+
 
 def similarity(queries: Embeddings | Vectors, passages: Embeddings | Vectors) -> Vectors:
     """Inner products (Q, P) float32 of queries (Q, D) and passages (P, D): cosines, as BGE vectors have length 1.
@@ -88,8 +94,9 @@ def colbert_scores(query: Vectors, passages: Sequence[Vectors], *, floors: Vecto
     query = _rows("query", query)
     passages = [_rows(f"passages[{index}]", passage, query.shape[1]) for index, passage in enumerate(passages)]
     scores = np.empty(len(passages), dtype=np.float32)
-    for start, stop in _chunks([len(passage) for passage in passages], COLBERT_SCORES // len(query)):
-        rows = np.concatenate(passages[start:stop])
+    budget_rows = min(COLBERT_SCORES // len(query), COLBERT_NUMBERS // max(1, query.shape[1]))
+    for start, stop in _chunks([len(passage) for passage in passages], budget_rows):
+        rows = passages[start] if stop - start == 1 else np.concatenate(passages[start:stop])
         starts = np.cumsum([0, *(len(passage) for passage in passages[start : stop - 1])])
         best = np.maximum.reduceat(query @ rows.T, starts, axis=1)
         if floors is not None:
@@ -171,6 +178,23 @@ def check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
             raise InputError(f"pairs[{index}]: expected a query and a passage, found {pair!r:.60}")
     return pairs
+
+
+def chunks_of_pairs(
+    pairs: Sequence[tuple[str, str]], *, max_tokens: int, width: int
+) -> list[Sequence[tuple[str, str]]]:
+    """Pairs to score together: at most SCORE_PAIRS, and no more ColBERT rows of `width` than SCORED_NUMBERS allows.
+
+    A text has about as many tokens as bytes at most, and never more than `max_tokens`. No pairs are one empty chunk.
+    """
+    rows = [sum(min(len(text.encode()) + 2, max_tokens) for text in pair) for pair in pairs]
+    budget_rows = SCORED_NUMBERS // max(1, width)
+    chunks = [
+        pairs[first : min(first + SCORE_PAIRS, stop)]
+        for start, stop in _chunks(rows, budget_rows)
+        for first in range(start, stop, SCORE_PAIRS)
+    ]
+    return chunks or [pairs]
 
 
 def distinct(texts: Sequence[str]) -> tuple[list[str], list[int]]:
