@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import defaultdict
 
@@ -14,7 +15,7 @@ from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import InputError, ProviderError
 from bge_onnx.flag import BGEM3FlagModel, FlagAutoModel, FlagModel
-from tiny import write_m3_bundle
+from tiny import truncated, write_m3_bundle
 
 SHORT = Options(pooling="cls", max_tokens=16)
 PAIRS = [("ab cd", "cd ef gh ij kl"), ("xy", "ab"), (",oavTV!u", "")]
@@ -130,10 +131,9 @@ def test_auto_model_lets_the_bundle_decide(m3_bundle, tiny_bundle):
     ("arguments", "error", "message"),
     [
         ({"devices": "cuda:0"}, ProviderError, "devices: expected 'cpu'"),
-        ({"devices": ["cpu", "cpu"]}, ProviderError, "devices: expected 'cpu'"),
+        ({"devices": ["cpu", "cuda:0"]}, ProviderError, "devices: expected 'cpu'"),
         ({"pooling_method": "mean"}, InputError, "pooling_method: expected 'cls'"),
         ({"colbert_dim": 8}, InputError, "colbert_dim: expected 32"),
-        ({"no_such": 1}, InputError, "found no_such"),
     ],
 )
 def test_arguments_that_a_bundle_cannot_honour(m3_bundle, arguments, error, message):
@@ -146,3 +146,81 @@ def test_no_head_is_flagembeddings_error(model):
     """Asking for no head is an AssertionError, as in FlagEmbedding."""
     with pytest.raises(AssertionError, match="expected one of return_dense"):
         model.encode(["a"], return_dense=False, return_sparse=False, return_colbert_vecs=False)
+
+
+def test_further_arguments_are_kept(m3_bundle):
+    """As in FlagEmbedding they become attributes; a warning says that they change nothing."""
+    with pytest.warns(UserWarning, match="no_such: these arguments change nothing"):
+        model = BGEM3FlagModel(str(m3_bundle), no_such=1, passage_instruction_for_retrieval="p: ")
+    assert (model.no_such, model.kwargs["no_such"]) == (1, 1)
+    assert model.passage_instruction_for_retrieval == "p: "
+
+
+def test_pools_of_processes(m3_bundle):
+    """Code with a pool runs unchanged, and gives what `encode` gives; a pool that was stopped is refused."""
+    model = BGEM3FlagModel(str(m3_bundle), devices=["cpu", "cpu"], query_instruction_for_retrieval="find: ")
+    pool = model.start_multi_process_pool()
+    assert pool["processes"] == ["cpu", "cpu"]
+    found = model.encode_multi_process(["ab", "cd"], pool, max_length=64, return_sparse=True)
+    wanted = model.encode(["ab", "cd"], max_length=64, return_sparse=True)
+    np.testing.assert_array_equal(found["dense_vecs"], wanted["dense_vecs"])
+    assert found["lexical_weights"] == wanted["lexical_weights"]
+    np.testing.assert_array_equal(
+        model.encode_single_device(["ab"], 12, 64, device="cpu")["dense_vecs"], wanted["dense_vecs"][:1]
+    )
+    model.stop_multi_process_pool(pool)
+    with pytest.raises(InputError, match="expected one that was started, found one that was stopped"):
+        model.encode_multi_process(["ab"], pool)
+
+
+def test_the_tokenizer_and_the_model(tiny_bundle, tiny):
+    """`model.tokenizer` gives ids and tokens as transformers' does, `model.model` is the Embedder."""
+    model = FlagModel(str(tiny_bundle), query_max_length=512)
+    tokenizer, ids = model.tokenizer, tiny.tokenizer.encode(["ab cd"])[0].tolist()
+    assert tokenizer("ab cd") == {"input_ids": ids, "attention_mask": [1] * len(ids)}
+    assert tokenizer(["ab cd"] * 2)["input_ids"] == [ids, ids]
+    assert tokenizer("ab cd", add_special_tokens=False)["input_ids"] == ids[1:-1]
+    assert tokenizer("ab " * 50, truncation=True, max_length=10)["input_ids"] == truncated(
+        tiny.tokenizer.with_max_tokens(10), "ab " * 50
+    )
+    assert tokenizer.encode("ab cd") == ids
+    assert tokenizer.convert_ids_to_tokens(ids)[0] == "[CLS]"
+    assert tokenizer.convert_tokens_to_ids(tokenizer.convert_ids_to_tokens(ids)) == ids
+    assert tokenizer.tokenize("ab cd") == tokenizer.convert_ids_to_tokens(ids[1:-1])
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "ab cd"
+    assert len(tokenizer) == len(tokenizer.get_vocab()) == 400
+    assert model.model is model.embedder
+
+
+def test_a_length_for_special_tokens_alone(tiny_bundle, tiny):
+    """max_length=2 leaves no word: FlagEmbedding embeds [CLS] [SEP], and so do we."""
+    found = FlagModel(str(tiny_bundle), passage_max_length=512).encode(["ab", "cd ef"], max_length=2)
+    np.testing.assert_array_equal(found, tiny.embed(["", ""]).dense)
+    with pytest.raises(InputError, match="max_tokens: expected 3 to 512"):
+        FlagModel(str(tiny_bundle)).encode(["ab"], max_length=1)
+
+
+@pytest.mark.parametrize(
+    ("use_fp16", "use_bf16", "wanted"), [(True, False, "f2"), (False, False, "f4"), (True, True, "f4")]
+)
+def test_vectors_of_gpus_are_halves(tiny_bundle, monkeypatch, use_fp16, use_bf16, wanted):
+    """FlagEmbedding gives float16 where it computed in float16, which is on GPUs alone."""
+    model = FlagModel(str(tiny_bundle), use_fp16=use_fp16, use_bf16=use_bf16)
+    assert model.encode(["ab"]).dtype == np.float32
+    bundle = dataclasses.replace(model.embedder.bundle, provider="CUDAExecutionProvider")  # its session is the CPU's
+    model.embedder = dataclasses.replace(model.embedder, bundle=bundle)
+    assert model.encode(["ab"]).dtype == np.dtype(wanted)
+
+
+@pytest.mark.parametrize(("visible", "folders", "wanted"), [("0,1", 8, 2), (None, 3, 3), (None, 0, 1), ("", 2, 1)])
+def test_all_gpus_are_taken(monkeypatch, tmp_path, visible, folders, wanted):
+    """Without devices= every GPU that is visible counts."""
+    from bge_onnx import cuda
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    for number in range(folders):
+        (tmp_path / f"0000:0{number}:00.0").mkdir()
+    monkeypatch.setattr(cuda, "DRIVER", tmp_path)
+    assert cuda.device_count() == wanted

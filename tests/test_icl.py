@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -112,7 +114,7 @@ def test_few_shot_vectors_are_those_of_the_whole_text(bge):
     np.testing.assert_allclose(few_shot.embed(queries).dense, bge.embed_token_ids(whole).dense, atol=2e-6)
     assert [part.dense.shape[0] for part in few_shot.stream(iter(queries), window=3)] == [3, 1]
     assert [part.dense.shape for part in few_shot.stream([])] == [(0, 32)]
-    with pytest.raises(InputError, match="expected an iterable of strings, found one string"):
+    with pytest.raises(InputError, match="expected a list of strings, found one string"):
         next(few_shot.stream("what is tea?"))
 
 
@@ -220,3 +222,29 @@ def test_models_that_take_no_examples(tiny, tiny_bundle):
         tiny.task_prompt(TASK)
     with pytest.raises(InputError, match="pooling_method: expected 'cls'"):
         FlagICLModel(str(tiny_bundle))
+
+
+def test_threads_with_other_examples_do_not_mix(bundle):
+    """While one thread sets examples, another's call answers with one set of them and never with half of each."""
+    model = FlagICLModel(str(bundle), query_instruction_for_retrieval=TASK, examples_for_task=EXAMPLES)
+    sets = [EXAMPLES, EXAMPLES[:1]]
+    wanted = []
+    for examples in sets:
+        model.set_examples(examples)
+        wanted.append(model.encode_queries(["what is tea?"]).tobytes())
+    stop = threading.Event()
+
+    def change():
+        for examples in itertools.cycle(sets):
+            if stop.is_set():
+                return
+            model.set_examples(examples)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        found = {model.encode_queries(["what is tea?"]).tobytes() for _ in range(20)}
+    finally:
+        stop.set()
+        thread.join()
+    assert found <= set(wanted)

@@ -8,11 +8,13 @@ are filled up to one of a few sizes, and each size keeps its buffers.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,9 @@ Feeds = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
 
 CUDA = "CUDAExecutionProvider"
+
+DRIVER = Path("/proc/driver/nvidia/gpus")
+"""Linux: NVIDIA's driver has a folder here for each GPU."""
 
 AHEAD = 2
 """Batches begun before the caller has taken the first: the device never waits for what the caller does with vectors."""
@@ -59,6 +64,14 @@ def provider_options(bundle: Bundle, device: int, memory_bytes: int | None = Non
         "use_tf32": "0",  # float32 is float32; products of float16 do not ask
         "enable_cuda_graph": "1" if recorded else "0",
     }
+
+
+def device_count() -> int:
+    """How many GPUs there are: those that CUDA_VISIBLE_DEVICES names, else those of the driver, at least one."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return max(1, len([name for name in named.split(",") if name.strip()]))
+    return max(1, len(list(DRIVER.glob("*"))))
 
 
 def says(error: Exception, signs: Sequence[str]) -> bool:

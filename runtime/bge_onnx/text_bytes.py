@@ -32,7 +32,8 @@ def opened(path: Path, name: str, stack: contextlib.ExitStack) -> tuple[io.Buffe
     if name == "stdin":
         if sys.stdin is None:
             raise InputError("stdin: expected texts, found it closed.")
-        raw = cast("io.BufferedReader", sys.stdin.buffer)
+        stdin: Any = sys.stdin.buffer
+        raw = stdin if isinstance(stdin, io.BufferedReader) else io.BufferedReader(stdin)
     else:
         try:
             raw = stack.enter_context(path.open("rb"))

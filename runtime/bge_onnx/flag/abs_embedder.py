@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bge_onnx.cuda import CUDA
+import numpy as np
+
+from bge_onnx.cuda import CUDA, device_count
 from bge_onnx.embedder import Embedder
+from bge_onnx.embeddings import Vectors
 from bge_onnx.errors import InputError, ProviderError
+from bge_onnx.flag.flag_tokenizer import FlagTokenizer
 from bge_onnx.session import devices_of
 from bge_onnx.tokenizer import check_texts
 
@@ -24,6 +29,8 @@ class AbsEmbedder:
     Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/abc/inference/AbsEmbedder.py
     Raises InputError, ProviderError: an argument that the bundle cannot honour. BundleError: no such bundle.
     """
+
+    kwargs: dict[str, Any]
 
     def __init__(
         self,
@@ -43,12 +50,7 @@ class AbsEmbedder:
         truncate_dim: int | None,
         kwargs: dict[str, Any],
     ) -> None:
-        unknown = set(kwargs) - {"passage_instruction_for_retrieval", "passage_instruction_format"}
-        if unknown:
-            raise InputError(
-                f"expected FlagEmbedding's arguments, found {', '.join(sorted(unknown))}.\n"
-                "    They do nothing here: leave them out."
-            )
+        _keep(self, kwargs)
         self.embedder = Embedder.open(model_name_or_path, cache_dir=cache_dir)
         self.model_name_or_path = model_name_or_path
         self.normalize_embeddings = normalize_embeddings
@@ -68,11 +70,24 @@ class AbsEmbedder:
         )
         self.truncate_dim = truncate_dim
         self._check_pooling()
+        self.pool: dict[str, Any] | None = None
         self.target_devices = self._target_devices(devices)
         if self.embedder.bundle.provider == CUDA:
             numbers = devices_of(self.embedder.bundle, _numbers(self.target_devices), None)
             session = dataclasses.replace(self.embedder.session, devices=numbers)
-            self.embedder = dataclasses.replace(self.embedder, session=session)
+            opened = self.embedder.opened
+            opened = dataclasses.replace(opened, options={**opened.options, "devices": numbers})
+            self.embedder = dataclasses.replace(self.embedder, session=session, opened=opened)
+
+    @property
+    def model(self) -> Embedder:
+        """The Embedder, where FlagEmbedding has a PyTorch module."""
+        return self.embedder
+
+    @property
+    def tokenizer(self) -> FlagTokenizer:
+        """The bundle's tokenizer, with the methods of transformers' that FlagEmbedding's users call."""
+        return FlagTokenizer(self.embedder.tokenizer)
 
     @staticmethod
     def get_detailed_instruct(instruction_format: str, instruction: str, sentence: str) -> str:
@@ -82,6 +97,46 @@ class AbsEmbedder:
     def stop_self_pool(self) -> None:
         """End the processes of several devices and let go of loaded graphs; they load again when used."""
         self.embedder.session.close()
+
+    def start_multi_process_pool(self, process_target_func: Any = None) -> dict[str, Any]:
+        """A pool for `encode_multi_process`, of this process alone.
+
+        On CPUs a call keeps all cores busy, and bundles for several GPUs have a process on each already.
+        """
+        del process_target_func
+        return {"input": None, "output": None, "processes": list(self.target_devices)}
+
+    @staticmethod
+    def stop_multi_process_pool(pool: dict[str, Any]) -> None:
+        """Do nothing but forget the pool's devices: it has no processes of its own."""
+        pool["processes"] = []
+
+    def encode_multi_process(self, sentences: list[str], pool: dict[str, Any], **kwargs: Any) -> Any:
+        """As `encode` without an instruction. Raises InputError: the pool was stopped."""
+        if not pool["processes"]:
+            raise InputError("pool: expected one that was started, found one that was stopped.")
+        return self.encode(sentences, **kwargs)
+
+    def encode_single_device(self, sentences: str | list[str], *arguments: Any, **kwargs: Any) -> Any:
+        """As `encode` without an instruction, on the bundle's devices; `device` chooses nothing."""
+        kwargs.pop("device", None)
+        return self.encode(sentences, *arguments, **kwargs)
+
+    def encode(self, sentences: str | Iterable[str], *arguments: Any, **kwargs: Any) -> Any:
+        """The vectors of texts; each class has its own."""
+        raise NotImplementedError
+
+    def _dense_type(self, dense: Vectors) -> Any:
+        """As FlagEmbedding's: float16 from a GPU where `use_fp16` says so, else float32."""
+        half = self.embedder.bundle.provider == CUDA and self.use_fp16 and not self.use_bf16
+        return dense.astype(np.float16) if half else dense
+
+    def _cut(self, texts: list[str], max_length: int) -> tuple[list[str], int | None]:
+        """The texts and their limit. Where it leaves no room for a word, all are as good as empty: FlagEmbedding embeds
+        the special tokens alone.
+        """
+        special = self.embedder.tokenizer.backend.num_special_tokens_to_add(is_pair=False)
+        return ([""] * len(texts), None) if max_length == special else (texts, max_length)
 
     def _instructed(
         self, sentences: str | Iterable[str], instruction: str | None, instruction_format: str | None
@@ -109,11 +164,16 @@ class AbsEmbedder:
             )
 
     def _target_devices(self, devices: Devices) -> list[str]:
-        """Devices of the bundle's provider. Raises ProviderError: another kind, or the CPU twice, is asked for."""
+        """Devices of the bundle's provider, all GPUs where none is named; the CPU may be named more than once.
+
+        Raises ProviderError: another kind, or a GPU twice, is asked for.
+        """
         runs_on = "cpu" if self.embedder.bundle.provider == "CPUExecutionProvider" else "cuda"
-        asked = devices if isinstance(devices, list) else [runs_on if devices is None else devices]
+        every = [f"cuda:{number}" for number in range(device_count())] if runs_on == "cuda" else ["cpu"]
+        asked = devices if isinstance(devices, list) else every if devices is None else [devices]
         names = [f"cuda:{device}" if isinstance(device, int) else str(device) for device in asked]
-        if {name.split(":")[0] for name in names} != {runs_on} or len(set(names)) < len(names):
+        twice = runs_on == "cuda" and len(set(names)) < len(names)
+        if {name.split(":")[0] for name in names} != {runs_on} or twice:
             raise ProviderError(
                 f"devices: expected {runs_on!r}, for which the bundle {self.embedder.bundle.name} is lowered, found "
                 f"{devices!r}.\n    Export a bundle for that target, and name each device once."
@@ -127,6 +187,19 @@ def _numbers(names: Sequence[str]) -> list[int]:
     if not all(number.isdigit() for number in numbers):
         raise InputError(f"devices: expected names like cuda:0, found {', '.join(names)}")
     return [int(number) for number in numbers]
+
+
+def _keep(model: AbsEmbedder, keywords: dict[str, Any]) -> None:
+    """Keep further keywords as attributes, which is all that FlagEmbedding does with them; those that nobody reads are
+    warned of.
+    """
+    unknown = sorted(set(keywords) - {"passage_instruction_for_retrieval", "passage_instruction_format"})
+    if unknown:
+        warnings.warn(f"{', '.join(unknown)}: these arguments change nothing, here and in FlagEmbedding", stacklevel=4)
+    model.kwargs = keywords
+    for name in unknown:
+        if not hasattr(type(model), name):
+            setattr(model, name, keywords[name])
 
 
 def first_set(value: int | None, default: int) -> int:

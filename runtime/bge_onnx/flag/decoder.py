@@ -131,9 +131,9 @@ class FlagICLModel(LastTokenEmbedder):
         """Take other examples; None takes those of the constructor."""
         examples = self.examples_for_task if examples_for_task is None else examples_for_task
         instruction = self.query_instruction_for_retrieval
-        self.prefix = ""
-        if examples is not None:  # an empty list gives a blank line, in FlagEmbedding too
-            self.prefix = examples_text(examples, instruction, self.examples_instruction_format)
+        # An empty list gives a blank line, in FlagEmbedding too. One assignment: another thread may be reading.
+        template = self.examples_instruction_format
+        self.prefix = "" if examples is None else examples_text(examples, instruction, template)
 
     @staticmethod
     def get_detailed_example(instruction_format: str, instruction: str, query: str, response: str) -> str:
@@ -168,7 +168,8 @@ class FlagICLModel(LastTokenEmbedder):
             )
             .dense
         )
-        return dense[0] if isinstance(queries, str) else dense
+        typed: Vectors = self._dense_type(dense)
+        return typed[0] if isinstance(queries, str) else typed
 
     def _shared(self) -> FewShot:
         """What all queries share, computed anew where one of its attributes was assigned to."""
@@ -178,6 +179,7 @@ class FlagICLModel(LastTokenEmbedder):
             query_format=self.query_instruction_format.replace("\\n", "\n"),
             suffix=self.suffix,
         )
-        if self._few_shot is None or self._few_shot.prompt != prompt:
-            self._few_shot = FewShot.make(self.embedder, prompt)
-        return self._few_shot
+        few_shot = self._few_shot  # read once: another thread may put other examples there
+        if few_shot is None or few_shot.prompt != prompt:
+            few_shot = self._few_shot = FewShot.make(self.embedder, prompt)
+        return few_shot

@@ -54,12 +54,14 @@ class DenseEmbedder(AbsEmbedder):
         refuse(kwargs)
         require_numpy(convert_to_numpy)
         texts, single = self._instructed(sentences, instruction, instruction_format)
-        dense = self.embedder.embed(
+        texts, limit = self._cut(texts, first_set(max_length, self.passage_max_length))
+        found = self.embedder.embed(
             texts,
-            max_tokens=first_set(max_length, self.passage_max_length),
+            max_tokens=limit,
             normalize=self.normalize_embeddings,
             truncate_dim=self._truncate_dim(("dense",)),
-        ).dense
+        )
+        dense: Vectors = self._dense_type(found.dense)
         return dense[0] if single else dense
 
 

@@ -139,9 +139,9 @@ class BGEM3FlagModel(AbsEmbedder):
         limit = first_set(max_length, self.passage_max_length)
         found = self._embed(texts, heads, limit, truncate_dim=self._truncate_dim(heads))
         result: dict[str, Any] = {
-            "dense_vecs": found.dense if "dense" in heads else None,
+            "dense_vecs": self._dense_type(found.dense) if "dense" in heads else None,
             "lexical_weights": [_weights(row) for row in found.sparse] if "sparse" in heads else None,
-            "colbert_vecs": found.colbert if "colbert" in heads else None,
+            "colbert_vecs": [self._dense_type(rows) for rows in found.colbert] if "colbert" in heads else None,
         }
         return {key: value[0] if single and value is not None else value for key, value in result.items()}
 
@@ -227,9 +227,8 @@ class BGEM3FlagModel(AbsEmbedder):
     ) -> Embeddings:
         """`compute_score` does not cut to `truncate_dim`, `encode` does."""
         normalize = self.normalize_embeddings
-        return self.embedder.embed(
-            texts, heads=heads, max_tokens=max_tokens, normalize=normalize, truncate_dim=truncate_dim
-        )
+        texts, limit = self._cut(texts, max_tokens)
+        return self.embedder.embed(texts, heads=heads, max_tokens=limit, normalize=normalize, truncate_dim=truncate_dim)
 
 
 def _weights(row: Mapping[int, float]) -> defaultdict[str, Any]:
