@@ -1,23 +1,17 @@
-"""Scores: the metrics by hand, the tasks' forms, and the published numbers of trained weights."""
+"""Scores: the metrics by hand and beside trec_eval's, and the published numbers of trained weights."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
-import shutil
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from bge_export.cli import cli as export_cli
 from bge_export.evaluate import Scores, System, bundle_system, evaluate, fidelity, ndcg_at, reference_system
 from bge_export.export import recipe_of
-from bge_export.tasks import KNOWN, Retrieval, SentencePairs, open_task
-from bge_onnx import Bundle, CheckpointError, Embedder, InputError
-from bge_onnx.cli import cli as bge_cli
-from tiny import write_checkpoint
+from bge_export.tasks import Retrieval, SentencePairs, open_task
+from bge_onnx import Embedder, InputError
 
 PYTORCH_SCIFACT = 0.64508  # float32 PyTorch on all-MiniLM-L6-v2: `bge-export evaluate … --task scifact --checkpoint …`
 
@@ -62,6 +56,21 @@ def test_spearman_is_of_ranks():
     assert evaluate(task, System(embed=embed_letters), {}).score == pytest.approx(1)
 
 
+@pytest.mark.parametrize(
+    ("texts", "gold", "said"),
+    [
+        (["a", "ab"], [1, 1], "t: expected gold scores that differ, found 2 pairs with one score."),
+        (["a", "a"], [1, 2], "t: expected pairs of different cosines, found 1.0000 for all 2."),
+    ],
+)
+def test_ranks_of_one_value_are_refused(texts, gold, said):
+    """A correlation that is no number is an error, never a NaN in a report."""
+    task = SentencePairs(name="t", left=["a", "a"], right=texts, gold=gold)
+    with pytest.raises(InputError) as caught:
+        evaluate(task, System(embed=embed_letters), {})
+    assert said in str(caught.value)
+
+
 def scores(vectors, best=None, **reranked):
     return Scores(metric="m", values={"m": 0.0}, vectors=np.array(vectors), best=best, reranked=reranked)
 
@@ -102,169 +111,6 @@ def test_heads_are_ranked_like_pytorchs(m3, m3_checkpoint, prompts):
     assert fidelity(found, wanted)["sparse_top_10_overlap"] == 1
 
 
-def write_beir(folder, compressed):
-    rows = '{"_id": "d1", "title": "T", "text": "abc"}\n{"_id": "d2", "text": "xyz"}\n'
-    folder.mkdir()
-    if compressed:
-        (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(rows.encode()))
-        (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
-    else:
-        (folder / "corpus.jsonl").write_text(rows)
-        (folder / "qrels").mkdir()
-        (folder / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\nq1\td2\t0\n")
-    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "ab"}\n{"_id": "q2", "text": "unjudged"}\n')
-
-
-@pytest.mark.parametrize("compressed", [True, False])
-def test_beir_folders(tmp_path, compressed):
-    """Both usual layouts are read; titles stand before texts; queries without judgements are left out."""
-    write_beir(tmp_path / "set", compressed)
-    task = open_task(str(tmp_path / "set"), None)
-    assert task.corpus == {"d1": "T abc", "d2": "xyz"}
-    assert task.queries == {"q1": "ab"}
-    assert task.relevance == {"q1": {"d1": 2, "d2": 0}}
-
-
-@pytest.mark.parametrize("name", ["pairs.csv", "pairs.jsonl", "pairs.jsonl.gz"])
-def test_sentence_pair_files(tmp_path, name):
-    """CSV without a header and JSON lines, compressed or not, are read."""
-    row = json.dumps({"sentence1": "a", "sentence2": "b", "score": 2.5}).encode()
-    text = b"a,b,2.5\n" if name.endswith(".csv") else row
-    (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
-    task = open_task(str(tmp_path / name), None)
-    assert (task.left, task.right, task.gold) == (("a",), ("b",), (2.5,))
-
-
-def test_an_unknown_task_is_refused(tmp_path):
-    """A task that is neither known nor a folder says what is possible."""
-    with pytest.raises(InputError, match=r"nothere: expected a task \(stsb, scifact\), a folder with corpus.jsonl"):
-        open_task("nothere", None)
-
-
-JSON_PAIRS = """{"sentence1": "a", "sentence2": "b", "score": "1"}
-{"sentence1": "c", "sentence2": "d", "score": 2}
-"""
-
-
-def refusal(path, **options):
-    """What `open_task` says of a file or a folder."""
-    with pytest.raises(InputError) as caught:
-        open_task(str(path), None, **options)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("pairs.csv", "sentence1,sentence2,score\na,b,1\nc,d,2\n"),
-        ("pairs.csv", "\ufeffscore,sentence2,sentence1\r\n1,b,a\r\n2,d,c\r\n"),
-        ("pairs.CSV", "a,b,1\n\nc,d,2\n"),
-        ("pairs.tsv", "a\tb\t1\nc\td\t2\n"),
-        ("pairs.tsv", "score\tsentence1\tsentence2\n1.0\ta\tb\n2.0\tc\td\n"),
-        ("pairs.jsonl", JSON_PAIRS),
-    ],
-)
-def test_forms_of_sentence_pairs(tmp_path, name, content):
-    """CSV and TSV with a header in any order or without, a byte order mark, blank lines, scores as text."""
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    task = open_task(str(tmp_path / name), None)
-    assert (task.left, task.right, task.gold) == (("a", "c"), ("b", "d"), (1, 2))
-
-
-def test_quotes_of_csv(tmp_path):
-    """A cell in quotes holds commas and newlines."""
-    (tmp_path / "pairs.csv").write_text('"a, ""b""\nc",d,1\ne,f,2\n')
-    assert open_task(str(tmp_path / "pairs.csv"), None).left == ('a, "b"\nc', "e")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("pairs.csv", b"", "pairs.csv: expected pairs of sentences with their scores, found none."),
-        ("pairs.csv", b"a,b\n", "pairs.csv, line 1: expected sentence1, sentence2, score, found ['a', 'b']."),
-        ("pairs.csv", b"a,b,1\n\nc,d,high\n", "pairs.csv, line 3: expected a number as score, found 'high'."),
-        ("pairs.csv", b"a,b,nan\n", "pairs.csv, line 1: expected a number as score, found 'nan'."),
-        ("pairs.csv", b"a,\xff,1\n", "pairs.csv, line 1: expected UTF-8, found byte 0xff."),
-        ("pairs.jsonl", b"[1]\n", "pairs.jsonl, line 1: expected a JSON object, found [1]."),
-        ("pairs.jsonl", b"\n{a}\n", "pairs.jsonl, line 2: expected a JSON object, found no JSON: Expecting property"),
-        ("pairs.jsonl", b"[" * 100_000, "pairs.jsonl, line 1: expected a JSON object, found JSON that is nested too"),
-        ("pairs.jsonl", b'{"sentence1": null}', "pairs.jsonl, line 1: expected a text as sentence1, found nothing."),
-        ("pairs.jsonl.gz", b"no gzip", "pairs.jsonl.gz: expected a file that can be read, found Not a gzipped file"),
-    ],
-)
-def test_a_broken_file_of_pairs_is_refused(tmp_path, name, content, said):
-    """Every fault is one error with the file, the line and the field."""
-    (tmp_path / name).write_bytes(content)
-    assert f"{tmp_path}/{said}" in refusal(tmp_path / name)
-
-
-def beir(folder, **files):
-    """A folder in BEIR's form; the files that are not given are sound."""
-    sound = {
-        "corpus.jsonl": '{"_id": "d1", "title": null, "text": "abc"}\n{"_id": 2, "text": "xyz"}\n',
-        "queries.jsonl": '{"_id": "q1", "text": "ab"}\n{"_id": "q2", "text": "xy"}\n',
-        "qrels.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t1\n",
-    }
-    for name, content in {**sound, **files}.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        if content is not None:
-            (folder / name).write_text(content, encoding="utf-8")
-    return folder
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "query-id\tcorpus-id\tscore\nq1\td1\t2.0\nq2\t2\t0\n",
-        "q1\td1\t2\nq2\t2\t0\n",
-        "q1 0 d1 2\nq2 0 2 0\n",
-        "\ufeffq1\t0\td1\t2\r\nq2\tQ0\t2\t0\r\n",
-    ],
-)
-def test_forms_of_judgements(tmp_path, content):
-    """BEIR's columns with a header or without, TREC's four, 2.0 for 2, ids that are numbers, null for no title."""
-    task = open_task(str(beir(tmp_path / "set", **{"qrels.tsv": content})), None)
-    assert task.relevance == {"q1": {"d1": 2}, "q2": {"2": 0}}
-    assert task.corpus == {"d1": "abc", "2": "xyz"}
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("qrels.tsv", "q1\td1\t0.5\n", "qrels.tsv, line 1: expected a whole number as score, found '0.5'."),
-        ("qrels.tsv", "q1\td1\n", "qrels.tsv, line 1: expected query-id, corpus-id and score, or TREC's four columns"),
-        ("qrels.tsv", "", ": expected queries that qrels.tsv has judgements of, and passages; found 0 judged queries"),
-        ("corpus.jsonl", '{"text": "a"}\n', "corpus.jsonl, line 1: expected a text as _id, found nothing."),
-        (
-            "corpus.jsonl",
-            '{"_id": "d", "text": null}\n',
-            "corpus.jsonl, line 1: expected a text as text, found nothing.",
-        ),
-        ("corpus.jsonl", '{"_id": "d", "text": "a"}\n' * 2, "corpus.jsonl, line 2: expected an _id that occurs once"),
-        ("queries.jsonl", '{"_id": "q1", "text": 7}\n', "queries.jsonl, line 1: expected a text as text, found 7."),
-    ],
-)
-def test_a_broken_folder_is_refused(tmp_path, name, content, said):
-    """Every fault of a folder in BEIR's form is one error with the file, the line and the field."""
-    assert said in refusal(beir(tmp_path / "set", **{name: content}))
-
-
-def test_a_split_is_chosen(tmp_path):
-    """--split names the judgements; a folder that has one split needs none."""
-    folder = beir(tmp_path / "set", **{"qrels.tsv": None, "qrels/dev.tsv": "q2\td1\t1\n"})
-    assert open_task(str(folder), None).relevance == {"q2": {"d1": 1}}
-    beir(folder, **{"qrels.tsv": None, "qrels/train.tsv": "q1\td1\t1\n"})
-    assert "expected one file of judgements, found dev, train.\n    Choose one with --split." in refusal(folder)
-    assert open_task(str(folder), None, split="train").relevance == {"q1": {"d1": 1}}
-    assert "qrels/test.tsv" in refusal(folder, split="test")
-
-
-def test_a_name_is_chosen(tmp_path):
-    """--name tells two folders with one name apart; a path's dots are no names."""
-    assert open_task(str(beir(tmp_path / "de")), None).name == "de"
-    assert open_task(str(tmp_path / "de"), None, name="germanquad").name == "germanquad"
-
-
 def test_scores_are_trec_evals():
     """nDCG@10 and recall@100 are pytrec_eval's on random rankings: ties, judgements of 0, queries without any."""
     import pytrec_eval
@@ -293,64 +139,19 @@ def test_scores_are_trec_evals():
     assert found["recall_at_100"] == pytest.approx(np.mean([one["recall_100"] for one in scored.values()]))
 
 
+def test_equal_scores_of_a_head_are_ranked_by_falling_id():
+    """Ranked again by a head that scores all alike, passages stand by falling id, whatever their dense rank was."""
+    task = Retrieval(name="t", corpus={"1": "aaa", "2": "aab"}, queries={"x": "aaa"}, relevance={"x": {"2": 1}})
+    system = System(embed=embed_letters, score=lambda pairs: {"sparse": np.zeros(len(pairs), dtype=np.float32)})
+    found = evaluate(task, system, {}).values
+    assert found["sparse_ndcg_at_10"] == 1
+    assert found["ndcg_at_10"] == pytest.approx(1 / np.log2(3))
+
+
 def test_a_query_does_not_find_itself():
     """A passage with the query's own id is left out, as in BEIR's evaluation of ArguAna and Quora."""
     task = Retrieval(name="t", corpus={"1": "aaa", "2": "aab"}, queries={"1": "aaa"}, relevance={"1": {"2": 1}})
     assert evaluate(task, System(embed=embed_letters), {}).score == 1
-
-
-def test_pytorchs_side_is_computed_once(tiny_bundle, tiny_checkpoint, tmp_path, monkeypatch):
-    """What PyTorch reached is kept for the next bundle, and found by weights, recipe and task."""
-    from bge_export import reference_cache
-
-    monkeypatch.setenv("BGE_CACHE", str(tmp_path / "cache"))
-    recipe = recipe_of(Bundle.open(tiny_bundle))
-    task = SentencePairs(name="t", left=["a", "b"], right=["c", "d"], gold=[1, 2])
-    first = scores([[0.6, 0.8]], np.array([[0, 1]]), dense=np.zeros((1, 2)))
-    kept = reference_cache.scores_of("weights", recipe, task, lambda: first)
-    again = reference_cache.scores_of("weights", recipe, task, lambda: pytest.fail("computed again"))
-    assert (again.metric, again.values) == (kept.metric, kept.values)
-    np.testing.assert_array_equal(again.vectors, first.vectors)
-    np.testing.assert_array_equal(again.best, first.best)
-    np.testing.assert_array_equal(again.reranked["dense"], first.reranked["dense"])
-    other = scores([[1.0, 0]])
-    for change in ({"sha": "others"}, {"task": dataclasses.replace(task, gold=[2, 1])}):
-        wanted = reference_cache.scores_of(
-            change.get("sha", "weights"), recipe, change.get("task", task), lambda: other
-        )
-        assert wanted is other
-    (damaged,) = [path for path in (tmp_path / "cache/reference").iterdir() if np.load(path)["vectors"][0, 0] < 1]
-    damaged.write_bytes(damaged.read_bytes()[:50])
-    assert reference_cache.scores_of("weights", recipe, task, lambda: other) is other
-
-
-def test_known_tasks_read_the_variable(data, monkeypatch):
-    """BGE_EVAL_DATA stands in for --data."""
-    monkeypatch.setenv("BGE_EVAL_DATA", str(data))
-    assert len(open_task("stsb", None).gold) == 1379
-    scifact = open_task("scifact", None)
-    assert (len(scifact.corpus), len(scifact.queries)) == (5183, 300)
-    assert set(KNOWN) == {"stsb", "scifact"}
-
-
-def test_a_bundle_keeps_what_was_found(tiny_bundle, tiny_checkpoint, tmp_path, capsys):
-    """`evaluate` beside a checkpoint writes the manifest, `bge info` prints it; other weights are refused."""
-    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    (tmp_path / "pairs.csv").write_text("a,b,2.5\na,a,5\nb c,c,3\n")
-    arguments = ["evaluate", str(folder), "--task", str(tmp_path / "pairs.csv")]
-    assert CliRunner().invoke(export_cli, arguments).exit_code == 0
-    assert Bundle.open(folder).quality == {}
-    found = CliRunner().invoke(export_cli, [*arguments, "--checkpoint", str(tiny_checkpoint), "--json"])
-    values = Bundle.open(folder).quality["pairs"]
-    assert json.loads(found.stdout)["fidelity"]["cosine_min"] == values["cosine_min"] == pytest.approx(1)
-    assert values["reference_cosine_spearman"] == pytest.approx(values["cosine_spearman"])
-    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in tiny_bundle.iterdir())
-    shown = CliRunner().invoke(bge_cli, ["info", str(folder)]).stdout
-    assert "on pairs" in shown
-    assert "cosine_min 1.0000" in shown
-    other = write_checkpoint(tmp_path / "other", seed=5)
-    result = CliRunner().invoke(export_cli, [*arguments, "--checkpoint", str(other)])
-    assert isinstance(result.exception, CheckpointError)
 
 
 @pytest.mark.checkpoint

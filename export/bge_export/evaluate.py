@@ -180,10 +180,15 @@ def _overlap(found: Places, wanted: Places) -> float:
 
 def _spearman(task: SentencePairs, system: System) -> Scores:
     """Spearman's rank correlation of cosine similarity with the gold scores, as MTEB's `cosine_spearman`."""
-    vectors = _unit(system.embed([*task.left, *task.right], ""))
-    cosines = (vectors[: len(task.left)] * vectors[len(task.left) :]).sum(axis=1)
     if len(set(task.gold)) < 2:
         raise InputError(f"{task.name}: expected gold scores that differ, found {len(task.gold)} pairs with one score.")
+    vectors = _unit(system.embed([*task.left, *task.right], ""))
+    cosines = (vectors[: len(task.left)] * vectors[len(task.left) :]).sum(axis=1)
+    if len(np.unique(cosines)) < 2:
+        raise InputError(
+            f"{task.name}: expected pairs of different cosines, found {cosines[0]:.4f} for all {len(cosines)}.\n"
+            "    Ranks of one value correlate with nothing."
+        )
     value = float(spearmanr(cosines, task.gold).statistic)
     return Scores(metric="cosine_spearman", values={"cosine_spearman": value}, vectors=vectors)
 
@@ -207,10 +212,11 @@ def _retrieval(task: Retrieval, system: System, prompts: Mapping[str, str], cand
         best[rows] = order[top_k(found[:, order], BEST)]
     values = _ranking_scores(task, best)
     places = (best if candidates is None else candidates)[:, :RERANKED]
+    rank_of_id = np.argsort(order)
     reranked = _rerank(task, system, places)
     for mode, scores in reranked.items():
-        order = np.argsort(-scores, axis=1, kind="stable")
-        chosen = np.take_along_axis(places, order, axis=1)
+        again = np.lexsort((rank_of_id[places], -scores), axis=1)
+        chosen = np.take_along_axis(places, again, axis=1)
         values[f"{mode}_ndcg_at_10"] = _ranking_scores(task, chosen)["ndcg_at_10"]
     vectors = np.concatenate([passages, queries])
     return Scores(metric="ndcg_at_10", values=values, vectors=vectors, best=best, reranked=reranked)
@@ -269,5 +275,6 @@ def ndcg_at(gains: NDArray[np.int64], all_gains: Sequence[int], k: int) -> float
 
 
 def _unit(vectors: Vectors) -> Vectors:
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Vectors = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)  # a vector of zeros stays one
     return unit

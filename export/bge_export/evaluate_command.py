@@ -87,7 +87,6 @@ def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
     from bge_export import evaluate as scoring
     from bge_export import reference_cache
     from bge_export.export import recipe_of, require_same_weights
-    from bge_export.request import checkpoint_sha256
     from bge_onnx.icl import QUERY_TOKENS, Prompt
 
     require_same_weights(embedder.bundle, checkpoint)
@@ -101,7 +100,7 @@ def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
         system = scoring.reference_system(checkpoint, recipe, progress=sys.stderr.isatty(), query_ids=query_ids)
         return scoring.evaluate(task, system, embedder.bundle.prompts)
 
-    return reference_cache.scores_of(checkpoint_sha256(checkpoint), recipe, task, compute)
+    return reference_cache.scores_of(reference_cache.checkpoint_key(checkpoint), recipe, task, compute)
 
 
 def _print_scores(

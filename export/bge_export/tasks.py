@@ -13,6 +13,7 @@ from bge_onnx.hub import hub_errors
 
 DATA_VARIABLE = "BGE_EVAL_DATA"
 QRELS = "qrels.tsv or qrels/test.tsv"
+ENDINGS = (".gz", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,8 +75,16 @@ def open_task(task: str, data: Path | None, *, split: str | None = None, name: s
     name   under which results are kept; None for the task's own, or the folder's or file's name
     Raises InputError: nothing usable there; the file and the line that is wrong are named.
     """
+    if name is not None and not (name.strip() and name.isprintable()):
+        raise InputError(f"name: expected letters that can be printed, found {name!r:.60}.")
     if task not in KNOWN:
-        return _open_path(Path(task), name or Path(task).absolute().stem, split)
+        path = Path(task)
+        try:
+            return _open_path(path, name or _name_of(path), split)
+        except OSError as error:  # a name too long, a folder that may not be read
+            raise InputError(
+                f"{task:.200}: expected a file or folder that can be read, found {error.strerror}."
+            ) from None
     known = KNOWN[task]
     data = data or (Path(os.environ[DATA_VARIABLE]) if os.environ.get(DATA_VARIABLE) else None)
     if data is not None:
@@ -100,15 +109,23 @@ def _download(known: Known) -> Path:
     return Path(path)
 
 
+def _name_of(path: Path) -> str:
+    """A folder's name, or a file's without its endings."""
+    name = Path(os.path.normpath(path.absolute())).name  # a link's own name
+    if path.is_file():
+        for ending in ENDINGS:
+            name = name[: -len(ending)] if name.lower().endswith(ending) else name
+    return name or str(path)
+
+
 def _open_path(path: Path, name: str, split: str | None) -> Task:
     if path.is_file():
+        if split is not None:
+            raise InputError(f"{path}: expected a folder where --split is given, found a file of sentence pairs.")
         return _sentence_pairs(path, name)
     corpus, queries, qrels = _jsonl_file(path, "corpus"), _jsonl_file(path, "queries"), _qrels(path, split)
     if not corpus or not queries or not qrels:
-        raise InputError(
-            f"{path}: expected a task ({', '.join(KNOWN)}), a folder with corpus.jsonl[.gz], queries.jsonl[.gz] and "
-            f"{QRELS if split is None else f'qrels/{split}.tsv'}, or a file of sentence pairs; found none of these."
-        )
+        raise InputError(_nothing_usable(path, split, {"corpus": corpus, "queries": queries, "judgements": qrels}))
     relevance = task_files.judgements(qrels)
     texts = task_files.texts_by_id(queries, lambda row: task_files.text_of(row, "text"))
     passages = task_files.texts_by_id(corpus, _passage)
@@ -118,7 +135,27 @@ def _open_path(path: Path, name: str, split: str | None) -> Task:
             f"{path}: expected queries that {qrels.name} has judgements of, and passages; found {len(relevance)} "
             f"judged queries, {len(asked)} of them with a text, and {len(passages)} passages."
         )
+    relevant = {passage for query in asked for passage, score in relevance[query].items() if score > 0}
+    if relevant and not relevant & passages.keys():
+        raise InputError(
+            f"{path}: expected passages that {qrels.name} calls relevant, found none of {len(relevant)} in "
+            f"{corpus.name}.\n    Compare the ids: corpus-id {min(relevant)!r:.60} there, "
+            f"_id {next(iter(passages))!r:.60} here."
+        )
     return Retrieval(name=name, corpus=passages, queries=asked, relevance=relevance)
+
+
+def _nothing_usable(path: Path, split: str | None, files: Mapping[str, Path | None]) -> str:
+    """What is said of a path that is no task: what is missing where something was found, else what is possible."""
+    wanted = QRELS if split is None else f"qrels/{split}.tsv"
+    missing = [what for what, file in files.items() if file is None]
+    found = "none of these" if len(missing) == len(files) else f"no {', no '.join(missing)}"
+    splits = sorted(file.stem for file in path.glob("qrels/*.tsv"))
+    advice = f"\n    Splits there: {', '.join(splits)}." if splits and "judgements" in missing else ""
+    return (
+        f"{path}: expected a task ({', '.join(KNOWN)}), a folder with corpus.jsonl[.gz], queries.jsonl[.gz] and "
+        f"{wanted}, or a file of sentence pairs; found {found}.{advice}"
+    )
 
 
 def _passage(row: task_files.Row) -> str:
