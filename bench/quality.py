@@ -106,7 +106,7 @@ def score(data: Path, pooling: Pooling, folder: Path, names: Sequence[str]) -> d
     reference: dict[str, Any] = {}
     for name in TASKS[pooling]:
         task = open_task(name, data)
-        recipe = recipe_of(next(iter(systems.values())))
+        recipe = recipe_of(next(iter(systems.values())), checkpoint)
         wanted = evaluate.evaluate(task, evaluate.reference_system(checkpoint, recipe, progress=True), {})
         reference[name] = dict(wanted.values)
         for system, bundle in systems.items():

@@ -68,7 +68,7 @@ def test_batches_are_as_full_as_the_budget_allows():
 
 def test_a_budget_below_one_is_refused():
     """A budget of zero is an error that says so, not an endless loop."""
-    with pytest.raises(InputError, match="budget_tokens: expected at least 1, found 0"):
+    with pytest.raises(InputError, match="budget_tokens: expected a whole number, at least 1, found 0"):
         plan_batches(ids_of([1]), budget_tokens=0, layout="equal", pad_id=0)
 
 

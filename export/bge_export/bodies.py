@@ -139,6 +139,92 @@ mean (hidden, attention_mask) => (average) {
   count = ReduceSum <keepdims = 1> (weights, axis)
   average = Div(total, count)
 }
+max (hidden, attention_mask) => (highest) {
+  last = Constant <value_ints = [-1]> ()
+  column = Unsqueeze(attention_mask, last)
+  zero = Constant <value_int = 0> ()
+  padding = Equal(column, zero)
+  lowest = Constant <value_float = -3.4028234663852886e38> ()
+  kept = Where(padding, lowest, hidden)
+  axis = Constant <value_ints = [1]> ()
+  highest = ReduceMax <keepdims = 0> (kept, axis)
+}
+max_of_all (hidden) => (highest) {
+  axis = Constant <value_ints = [1]> ()
+  highest = ReduceMax <keepdims = 0> (hidden, axis)
+}
+mean_sqrt_len (hidden, attention_mask) => (average) {
+  axis = Constant <value_ints = [1]> ()
+  last = Constant <value_ints = [-1]> ()
+  weights = CastLike(attention_mask, hidden)
+  column = Unsqueeze(weights, last)
+  kept = Mul(hidden, column)
+  total = ReduceSum <keepdims = 0> (kept, axis)
+  count = ReduceSum <keepdims = 1> (weights, axis)
+  root = Sqrt(count)
+  average = Div(total, root)
+}
+mean_sqrt_len_of_all (hidden) => (average) {
+  axis = Constant <value_ints = [1]> ()
+  tokens = Shape <start = 1, end = 2> (hidden)
+  row = Concat <axis = 0> (axis, tokens)
+  one = Constant <value_float = 1.0> ()
+  ones = Expand(one, row)
+  total = MatMul(ones, hidden)
+  sum = Squeeze(total, axis)
+  count = CastLike(tokens, one)
+  root = Sqrt(count)
+  average = Div(sum, root)
+}
+weighted_mean (hidden, attention_mask) => (average) {
+  axis = Constant <value_ints = [1]> ()
+  last = Constant <value_ints = [-1]> ()
+  weights = CastLike(attention_mask, hidden)
+  second = Constant <value_int = 1> ()
+  places = CumSum(weights, second)
+  weighted = Mul(places, weights)
+  column = Unsqueeze(weighted, last)
+  kept = Mul(hidden, column)
+  total = ReduceSum <keepdims = 0> (kept, axis)
+  sum = ReduceSum <keepdims = 1> (weighted, axis)
+  average = Div(total, sum)
+}
+weighted_mean_of_all (hidden) => (average) {
+  axis = Constant <value_ints = [1]> ()
+  tokens = Shape <start = 1, end = 2> (hidden)
+  row = Concat <axis = 0> (axis, tokens)
+  one = Constant <value_float = 1.0> ()
+  ones = Expand(one, row)
+  second = Constant <value_int = 1> ()
+  places = CumSum(ones, second)
+  total = MatMul(places, hidden)
+  sum = Squeeze(total, axis)
+  weight = ReduceSum <keepdims = 0> (places, axis)
+  average = Div(sum, weight)
+}
+project_vector (x, weight) => (y) {
+  y = MatMul(x, weight)
+}
+project_vector_with_bias (x, weight, bias) => (y) {
+  product = MatMul(x, weight)
+  y = Add(product, bias)
+}
+activate_tanh (x) => (y) {
+  y = Tanh(x)
+}
+activate_relu (x) => (y) {
+  y = Relu(x)
+}
+activate_gelu (x) => (y) {
+  y = Gelu <approximate = "none"> (x)
+}
+activate_sigmoid (x) => (y) {
+  y = Sigmoid(x)
+}
+activate_silu (x) => (y) {
+  open = Sigmoid(x)
+  y = Mul(x, open)
+}
 mean_of_all (hidden) => (average) {
   axis = Constant <value_ints = [1]> ()
   tokens = Shape <start = 1, end = 2> (hidden)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import re
 import sys
@@ -20,10 +19,9 @@ from tokenizers import Tokenizer, normalizers
 from tqdm import tqdm
 
 from bge_export import checkpoint_tokenizer
-from bge_export.checkpoint import POOLING_FLAGS, Recipe
-from bge_export.checkpoint_files import model_folder
-from bge_export.config import read_json
+from bge_export.checkpoint import Recipe
 from bge_export.lowering.targets import Target
+from bge_export.portable_files import write_json
 from bge_onnx.bundle import FORMAT_VERSION, MANIFEST, Bundle, FileRecord, sha256_of
 from bge_onnx.errors import CheckpointError
 from bge_onnx.manifest import sealed
@@ -93,27 +91,11 @@ def write_tokenizer(folder: Path, tokenizer: transformers.PreTrainedTokenizerBas
     return {kind: int(token_id) for kind, token_id in special.items() if token_id is not None}
 
 
-def write_portable_files(
-    folder: Path, checkpoint: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, dims: int
-) -> None:
-    """What sentence-transformers, Optimum and transformers.js read beside the graph. Call before `write_tokenizer`."""
+def write_whole_tokenizer(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe) -> None:
+    """Write the tokenizer's own files too, as transformers does. Call before `write_tokenizer`."""
     tokenizer.model_max_length = recipe.max_tokens
     with _os_errors():
         tokenizer.save_pretrained(folder)
-    config = read_json(model_folder(checkpoint) / "config.json")
-    config["transformers.js_config"] = {"use_external_data_format": {"model.onnx": True}}
-    pooling = {flag: mode == recipe.pooling for flag, mode in POOLING_FLAGS.items()}
-    modules = ["Transformer", "Pooling", *(["Normalize"] if recipe.normalize else [])]
-    paths = ["", "1_Pooling", "2_Normalize"]
-    _write_json(folder / "config.json", config)
-    _write_json(folder / "modules.json", [
-        {"idx": index, "name": str(index), "path": paths[index], "type": f"sentence_transformers.models.{module}"}
-        for index, module in enumerate(modules)
-    ])  # fmt: skip
-    _write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": dims, **pooling})
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": recipe.max_tokens, "do_lower_case": False})
-    prompts = {name: prompt for name, prompt in recipe.prompts.items() if prompt}
-    _write_json(folder / "config_sentence_transformers.json", {"prompts": prompts, "similarity_fn_name": "cosine"})
 
 
 def write_manifest(bundle: Bundle) -> Bundle:
@@ -133,7 +115,7 @@ def rewrite_manifest(bundle: Bundle) -> Bundle:
     """
     record = sealed({**bundle.to_json(), "format_version": FORMAT_VERSION})
     with replacing(bundle.folder / MANIFEST) as partial:
-        _write_json(partial, record)
+        write_json(partial, record)
     return Bundle.open(bundle.folder)
 
 
@@ -159,8 +141,3 @@ def version_of(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "from source"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

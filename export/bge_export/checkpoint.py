@@ -4,30 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bge_export import heads
 from bge_export.catalog import Entry
 from bge_export.checkpoint_files import model_folder, sentence_settings
 from bge_export.checkpoint_tokenizer import keeps_case
 from bge_export.config import quoted, read_json
+from bge_export.modules import POOLING_FILE, Step, read_modules
 from bge_export.pooling import Pooling
+from bge_onnx.bundle import Similarity
 from bge_onnx.errors import CheckpointError
 from bge_onnx.json_file import shortened
-
-POOLING_FILE = "1_Pooling/config.json"
-
-# Both spellings of sentence-transformers: up to 4 a flag per mode, from 5 on one `pooling_mode`.
-POOLING_FLAGS = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
-POOLING_MODES = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
-POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "last")
 
 # Of sentence_bert_config.json, in both spellings: what may stand there without a change of the vectors.
 HARMLESS_ARGUMENTS = {
@@ -53,12 +41,15 @@ class Options:
 class Recipe:
     """How a checkpoint's texts become vectors."""
 
-    pooling: Pooling
+    pooling: str  # modes with + between
     normalize: bool
     max_tokens: int
     prompts: dict[str, str]
     lower_cased: bool  # lower-case the text before the tokenizer sees it
     heads: tuple[str, ...] = ("dense",)
+    steps: tuple[Step, ...] = ()  # of the pooled vector, before it is normalised
+    truncate_dim: int | None = None  # components that vectors are cut to, where a caller says nothing
+    similarity: Similarity = "cosine"
 
 
 def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options: Options) -> Recipe:
@@ -69,10 +60,13 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
     Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
     that leave something open.
     """
-    pooling, normalize = _modules(folder)
+    modules, settings = read_modules(folder), _settings(folder)
     return Recipe(
-        pooling=_decide_pooling(folder, pooling, entry, options),
-        normalize=normalize if normalize is not None else (entry.normalize if entry else True),
+        pooling=_decide_pooling(folder, modules.pooling, entry, options),
+        steps=modules.steps,
+        normalize=modules.normalize if modules.normalize is not None else (entry.normalize if entry else True),
+        truncate_dim=settings.truncate_dim,
+        similarity=settings.similarity,
         max_tokens=_max_tokens(folder, entry, position_limit, options),
         prompts=_prompts(folder, entry, options),
         lower_cased=_lower_cased(folder, entry, options),
@@ -80,41 +74,29 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
     )
 
 
-def _modules(folder: Path) -> tuple[Pooling | None, bool | None]:
-    """Pooling and normalisation that `modules.json` asks for; None where there is no such file."""
-    if not (folder / "modules.json").is_file():
-        return _pooling(folder / POOLING_FILE), None
-    modules = read_json(folder / "modules.json", list)
-    kinds = [str(module.get("type") if isinstance(module, dict) else None).rsplit(".", 1)[-1] for module in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Settings:
+    """What of config_sentence_transformers.json stands beside the prompts."""
+
+    truncate_dim: int | None
+    similarity: Similarity
+
+
+def _settings(folder: Path) -> _Settings:
+    path = folder / "config_sentence_transformers.json"
+    record = read_json(path) if path.is_file() else {}
+    dim: Any = record.get("truncate_dim")
+    similarity: Any = record.get("similarity_fn_name") or "cosine"
+    if dim is not None and (type(dim) is not int or dim < 1):
+        raise CheckpointError(f"{path}: expected truncate_dim to be a number of components, found {quoted(dim)}.")
+    if similarity not in get_args(Similarity):
         raise CheckpointError(
-            f"{folder / 'modules.json'}: expected the modules Transformer, Pooling and perhaps Normalize, found "
-            f"{', '.join(kinds)}.\n    Other modules change the vectors and are not supported."
+            f"{path}: expected similarity_fn_name out of {', '.join(get_args(Similarity))}, found {quoted(similarity)}."
         )
-    return _pooling(folder / modules[1].get("path", "1_Pooling") / "config.json"), kinds[-1] == "Normalize"
+    return _Settings(truncate_dim=dim, similarity=similarity)
 
 
-def _pooling(path: Path) -> Pooling | None:
-    """The pooling that a Pooling module's file asks for; None where there is no such file."""
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    if "pooling_mode" in record:
-        modes = record["pooling_mode"]
-        found = [POOLING_MODES.get(str(mode), str(mode)) for mode in (modes if isinstance(modes, list) else [modes])]
-    else:
-        found = [mode for flag, mode in POOLING_FLAGS.items() if record.get(flag)]
-    if len(found) != 1 or found[0] not in POOLINGS or record.get("include_prompt", True) is not True:
-        raise CheckpointError(
-            f"{path}: expected one pooling mode, cls, mean or lasttoken, prompt included, found "
-            f"{' + '.join(found) or 'none'}{'' if record.get('include_prompt', True) else ', prompt left out'}.\n"
-            "    Other pooling is not supported."
-        )
-    pooling: Pooling = found[0]
-    return pooling
-
-
-def _decide_pooling(folder: Path, pooling: Pooling | None, entry: Entry | None, options: Options) -> Pooling:
+def _decide_pooling(folder: Path, pooling: str | None, entry: Entry | None, options: Options) -> str:
     wanted = options.pooling or (entry.pooling if entry else None)
     if pooling and wanted and pooling != wanted:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import signal
 import subprocess
@@ -63,6 +64,8 @@ class Expected:
 def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
     """Compare a bundle, by every head, with what PyTorch gave."""
     limits = expected.limits or limits
+    whole = dataclasses.replace(embedder.bundle, truncate_dim=None)
+    embedder = dataclasses.replace(embedder, bundle=whole)  # all components are compared
     ours = embedder.tokenizer.encode(expected.texts)
     mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids, strict=False))
     heads = tuple(embedder.bundle.outputs)

@@ -14,14 +14,18 @@ from bge_onnx import Bundle
 from bge_onnx.bundle import FORMAT_VERSION, Source
 
 MCLS_ABOVE_TOKENS = 512
+THEN = " then "
+"""Between pooling and what follows it, in a manifest."""
 
 
 def wanted_of(recipe: Recipe, target: Target) -> Wanted:
     """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
-    more = recipe.heads != ("dense",) or (recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls")
+    mcls = recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls" and not recipe.steps
+    more = recipe.heads != ("dense",) or mcls
     return Wanted(
         pooling=recipe.pooling,
         normalize=recipe.normalize,
+        steps=recipe.steps,
         heads=recipe.heads,
         raw=not target.plain,
         token_states=target.plain or more,
@@ -54,7 +58,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
         dims={},
         causal=model_type in DECODERS,
-        pooling=recipe.pooling,
+        pooling=THEN.join([recipe.pooling, *(type(step).__name__ for step in recipe.steps)]),
         normalized=recipe.normalize,
         max_tokens=recipe.max_tokens,
         lower_cased=recipe.lower_cased,
@@ -68,6 +72,8 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         files={},
         parity=None,
         quality={},
+        similarity=recipe.similarity,
+        truncate_dim=recipe.truncate_dim,
     )
 
 

@@ -90,7 +90,7 @@ def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
     from bge_onnx.icl import QUERY_TOKENS, Prompt
 
     require_same_weights(embedder.bundle, checkpoint)
-    recipe = recipe_of(embedder.bundle)
+    recipe = recipe_of(embedder.bundle, checkpoint)
 
     def compute() -> Scores:
         torch.set_num_threads(embedder.session.threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import onnx_ir as ir
 
@@ -15,13 +15,16 @@ from bge_export.checkpoint import Recipe, read_recipe
 from bge_export.checkpoint_files import model_folder
 from bge_export.compare import Expected, Limits, compare, compare_apart
 from bge_export.config import parse_config, quoted, read_json
-from bge_export.describe import describe, wanted_of
+from bge_export.describe import THEN, describe, wanted_of
 from bge_export.folder import atomic_folder, require_free
 from bge_export.int8 import GRIDS
 from bge_export.lowering import Lowering, half, lower
 from bge_export.lowering.int8_kernels import LINEAR, PASSES, Int8, Operators, best_operators
 from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGETS, Target
 from bge_export.models import MODELS
+from bge_export.modules import Dense, read_modules, weight_shapes, width_of
+from bge_export.pooling import Pooling
+from bge_export.portable_files import write_portable_files
 from bge_export.request import Request, checkpoint_sha256, open_checkpoint
 from bge_export.weights import Weights
 from bge_kernels import library
@@ -54,7 +57,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
             model = _build(folder, config, recipe, target, lowering)
             dims = _write_graph(partial, model, config, recipe, target, progress=progress)
             del model  # with the weights' files, whose mapped pages count as memory
-            special_ids = _write_tokenizer(partial, folder, recipe, target, dims["dense"])
+            special_ids = _write_tokenizer(partial, folder, recipe, target)
             described = describe(request, config.required["model_type"], source, recipe)
             bundle = bundle_writer.write_manifest(
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
@@ -120,12 +123,17 @@ def _compare(bundle: Bundle, expected: Expected, limits: Limits, *, progress: bo
 def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, lowering: Lowering) -> ir.Model:
     """The graph of a checkpoint, lowered; its weights are read when it is written."""
     model_file = MODELS[config.required["model_type"]]
-    weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
+    weights = _weights(checkpoint, model_file.PREFIX, recipe)
     model: ir.Model = model_file.build(config, weights, wanted_of(recipe, target))
     lower(model, lowering.swaps)
     if lowering.finish:
         lowering.finish(model)
     return model
+
+
+def _weights(checkpoint: Path, prefix: str, recipe: Recipe) -> Weights:
+    modules = [step.path for step in recipe.steps if isinstance(step, Dense)]
+    return Weights.open(checkpoint, prefix=prefix, heads=heads.files(recipe.heads), modules=modules)
 
 
 def _write_graph(
@@ -140,11 +148,12 @@ def _write_graph(
     return dims
 
 
-def _write_tokenizer(out: Path, checkpoint: Path, recipe: Recipe, target: Target, width: int) -> dict[str, int]:
+def _write_tokenizer(out: Path, checkpoint: Path, recipe: Recipe, target: Target) -> dict[str, int]:
     """Write the tokenizer and, for a plain target, the files that other libraries read; returns special ids."""
     tokenizer = checkpoint_tokenizer.load(checkpoint)
     if target.plain:
-        bundle_writer.write_portable_files(out, checkpoint, tokenizer, recipe, width)
+        bundle_writer.write_whole_tokenizer(out, tokenizer, recipe)
+        write_portable_files(out, checkpoint, recipe)
     return bundle_writer.write_tokenizer(out, tokenizer, recipe)
 
 
@@ -152,9 +161,11 @@ def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
     """How many numbers all weights that count have. Raises CheckpointError: some are missing, misshapen or unknown."""
     model_type = config.required["model_type"]
     model_file = MODELS[model_type]
-    weights = Weights.open(checkpoint, prefix=model_file.PREFIX, heads=heads.files(recipe.heads))
+    width_of(config.hidden_size, recipe.pooling, recipe.steps)
+    weights = _weights(checkpoint, model_file.PREFIX, recipe)
     weights.require_layers(config.num_hidden_layers)
     shapes = model_file.weight_shapes(config) | heads.weight_shapes(recipe.heads, config.hidden_size, weights)
+    shapes |= weight_shapes(recipe.steps)
     weights.check(shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=model_type)
     return sum(math.prod(shape) for shape in shapes.values())
 
@@ -201,7 +212,7 @@ def check_bundle(
         model_file = MODELS[bundle.model_type]
         path = model_folder(weights_folder) / "config.json"
         config = parse_config(model_file.Config, read_json(path), path)
-        recipe = recipe_of(bundle)
+        recipe = recipe_of(bundle, weights_folder)
         lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
         parity = _compare(bundle, expected, target.limits(config, GRIDS[request.activations]), progress=progress)
@@ -240,15 +251,23 @@ def _same_calibration(bundle: Bundle, given: Texts | None) -> Texts | None:
     return given
 
 
-def recipe_of(bundle: Bundle) -> Recipe:
-    """The recipe that a bundle was exported with."""
+def recipe_of(bundle: Bundle, checkpoint: Path | None = None) -> Recipe:
+    """The recipe that a bundle was exported with.
+
+    checkpoint  the folder of its weights, where modules stand between its pooling and its normalisation
+    """
+    pooling, *steps = bundle.pooling.split(THEN)
+    assert not steps or checkpoint
     return Recipe(
-        pooling=bundle.pooling,  # type: ignore[arg-type]  # a manifest's text; the oracle refuses others
+        pooling=pooling,
+        steps=read_modules(checkpoint).steps if steps and checkpoint else (),
         normalize=bundle.normalized,
         max_tokens=bundle.max_tokens,
         prompts=dict(bundle.prompts),
         lower_cased=bundle.lower_cased,
         heads=tuple(bundle.outputs),
+        truncate_dim=bundle.truncate_dim,
+        similarity=bundle.similarity,
     )
 
 
@@ -273,6 +292,16 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
     if request.target not in targets:
         raise CheckpointError(
             f"target: expected one for {model_type} models, {', '.join(targets)}, found {request.target}."
+        )
+    if targets[request.target].layout == "packed" and (recipe.steps or recipe.pooling not in get_args(Pooling)):
+        raise CheckpointError(
+            f"target: expected one for CPUs for pooling {recipe.pooling} with {len(recipe.steps)} modules behind it, "
+            f"found {request.target}, which has {', '.join(get_args(Pooling))} alone."
+        )
+    if model_type in DECODERS and recipe.steps:
+        raise CheckpointError(
+            f"{folder}: expected no module but Normalize behind the pooling of a {model_type} model, found "
+            f"{len(recipe.steps)}.\n    Dense modules are exported of BERT and XLM-R."
         )
     if model_type in DECODERS and (recipe.pooling != "last" or recipe.heads != ("dense",)):
         raise CheckpointError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bge_export.pooling import Pooling
+from bge_export.modules import Step
 from bge_export.weights import Shape, Weights
 from bge_onnx.errors import CheckpointError
 
@@ -20,6 +20,7 @@ FILES = {"sparse": f"{SPARSE}.pt", "colbert": f"{COLBERT}.pt"}
 class Wanted:
     """What a graph is to give.
 
+    steps         of the pooled vector, before it is normalised
     raw           also the vectors before normalisation, as outputs of their own
     token_states  also the last layer's states (B, T, D)
     prune         compute the last layer for the CLS token alone where `dense` needs no more
@@ -27,8 +28,9 @@ class Wanted:
     whole         a decoder takes no prefix: texts are computed from their first token on
     """
 
-    pooling: Pooling
+    pooling: str
     normalize: bool
+    steps: tuple[Step, ...] = ()
     heads: tuple[str, ...] = ("dense",)
     raw: bool = False
     token_states: bool = False

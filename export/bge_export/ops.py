@@ -58,9 +58,9 @@ class Graph:
         named = {MODULE: module}
         return self.tape.op(op, inputs, attributes, domain=DOMAIN, name=module, metadata_props=named)
 
-    def join(self, module: str, parts: Sequence[ir.Value]) -> ir.Value:
-        """The parts along their first axis."""
-        return self.tape.op("Concat", parts, {"axis": 0}, name=module, metadata_props={MODULE: module})
+    def join(self, module: str, parts: Sequence[ir.Value], *, axis: int = 0) -> ir.Value:
+        """The parts along an axis."""
+        return self.tape.op("Concat", parts, {"axis": axis}, name=module, metadata_props={MODULE: module})
 
     def finish(self, outputs: Mapping[str, tuple[ir.Value, Sequence[int | str]]]) -> ir.Model:
         """The model; `outputs` gives each float32 output's name its value and shape."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 from bge_export import checkpoint_tokenizer, layerwise
@@ -20,6 +21,7 @@ from bge_export.config import read_json
 from bge_export.heads import FILES
 from bge_export.lowering import Lowering
 from bge_export.lowering.targets import DECODERS
+from bge_export.modules import Dense, weight_file, width_of
 from bge_export.weights import Rounding
 from bge_onnx.batches import plan_batches
 
@@ -71,14 +73,16 @@ def embed(
     files = {head: folder / FILES[head] for head in recipe.heads if head in FILES}
     linears = {head: _linear(file, rounding).to(device, dtype) for head, file in files.items()}
     batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout="padded", pad_id=tokenizer.pad_token_id)
-    dense = np.empty((len(token_ids), model.config.hidden_size), dtype=np.float32)
+    steps = _steps(folder, recipe, rounding).to(device)
+    width = width_of(model.config.hidden_size, recipe.pooling, recipe.steps)
+    dense = np.empty((len(token_ids), width), dtype=np.float32)
     sparse: list[dict[int, float]] = [{}] * len(token_ids)
     colbert: list[Vectors] = [dense] * len(token_ids)
     with torch.inference_mode(), tqdm(total=len(token_ids), desc="PyTorch", unit="text", disable=not progress) as bar:
         for batch in batches:
             ids, mask = (torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.attention_mask))
             hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
-            dense[batch.rows] = _unit(_pool(hidden.float(), mask, recipe), recipe).cpu()
+            dense[batch.rows] = _unit(steps(_pool(hidden.float(), mask, recipe)), recipe).cpu()
             for line, row in enumerate(batch.rows):
                 tokens = int(mask[line].sum())
                 if "sparse" in linears:
@@ -142,9 +146,55 @@ def _unit(vectors: torch.Tensor, recipe: Recipe) -> torch.Tensor:
 
 
 def _pool(hidden: torch.Tensor, mask: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    if recipe.pooling == "cls":
+    """Vectors (B, n D) of states (B, T, D), by each of n modes, as sentence-transformers' Pooling module has them."""
+    return torch.cat([_pool_by(mode, hidden, mask) for mode in recipe.pooling.split("+")], dim=-1)
+
+
+def _pool_by(mode: str, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    lengths, column = mask.sum(dim=1), mask.unsqueeze(-1).to(hidden.dtype)
+    if mode == "cls":
         return hidden[:, 0]
-    if recipe.pooling == "last":
-        return hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+    if mode == "last":
+        return hidden[torch.arange(len(hidden)), lengths - 1]
+    if mode == "max":
+        return hidden.masked_fill(column == 0, -torch.inf).amax(dim=1)
+    if mode == "weightedmean":
+        column = column * torch.arange(1, hidden.shape[1] + 1, dtype=hidden.dtype, device=hidden.device)[:, None]
+    total, weight = (hidden * column).sum(dim=1), column.sum(dim=1)
+    return total / (weight.sqrt() if mode == "mean_sqrt_len" else weight)
+
+
+ACTIVATIONS: dict[str, torch.nn.Module] = {
+    "identity": torch.nn.Identity(),
+    "tanh": torch.nn.Tanh(),
+    "relu": torch.nn.ReLU(),
+    "gelu": torch.nn.GELU(),
+    "sigmoid": torch.nn.Sigmoid(),
+    "silu": torch.nn.SiLU(),
+}
+
+
+def _steps(folder: Path, recipe: Recipe, rounding: Rounding | None) -> torch.nn.Sequential:
+    """The modules behind the pooling, in float32."""
+    layers: list[torch.nn.Module] = []
+    for step in recipe.steps:
+        if isinstance(step, Dense):
+            linear = torch.nn.Linear(step.inputs, step.outputs, bias=step.bias)
+            file = weight_file(folder, step.path)
+            state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+            if rounding:
+                weight = state["linear.weight"].to(torch.float32).numpy()
+                state["linear.weight"] = torch.from_numpy(rounding(f"{step.path}.linear.weight", weight))
+            linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in state.items()})
+            layers += [linear, ACTIVATIONS[step.activation]]
+        else:
+            layers.append(UnitLength())
+    return torch.nn.Sequential(*layers).eval()
+
+
+class UnitLength(torch.nn.Module):
+    """Vectors of length 1."""
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors (B, D), each divided by its length."""
+        return torch.nn.functional.normalize(vectors, dim=-1)

@@ -15,6 +15,7 @@ from bge_export.calibrate import Texts
 from bge_export.checkpoint import Options
 from bge_export.checkpoint_files import require_files
 from bge_export.lowering.int8_kernels import Operators
+from bge_export.modules import Dense, read_modules, weight_file
 from bge_export.weights import sha256_of, weight_files
 from bge_onnx import CheckpointError
 from bge_onnx.bundle import Activations, Source, Storage
@@ -88,6 +89,7 @@ def _require_hub_name(model: str) -> None:
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """Of all weights, those of the heads included."""
+    """Of all weights, those of the heads and modules included."""
     head_files = [folder / name for name in heads.FILES.values() if (folder / name).is_file()]
-    return sha256_of([*weight_files(folder), *head_files])
+    dense = [step for step in read_modules(folder).steps if isinstance(step, Dense)]
+    return sha256_of([*weight_files(folder), *head_files, *(weight_file(folder, step.path) for step in dense)])

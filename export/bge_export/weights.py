@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from bge_export.checkpoint_files import model_folder
 from bge_export.config import LISTED, listed, quoted, read_json
+from bge_export.modules import weight_file
 from bge_onnx.errors import CheckpointError
 from bge_onnx.json_file import shortened
 
@@ -56,10 +57,11 @@ class Weights:
     _read: Mapping[str, Read]
 
     @classmethod
-    def open(cls, folder: Path, *, prefix: str, heads: Iterable[str] = ()) -> Weights:
+    def open(cls, folder: Path, *, prefix: str, heads: Iterable[str] = (), modules: Iterable[str] = ()) -> Weights:
         """Open `model.safetensors` or `pytorch_model.bin`, one file or sharded; safetensors where both are there.
 
-        heads  files of a linear layer each: `sparse_linear.pt` gives `sparse_linear.weight` and `sparse_linear.bias`
+        heads    files of a linear layer each: `sparse_linear.pt` gives `sparse_linear.weight` and `sparse_linear.bias`
+        modules  folders of a Dense each: `2_Dense` gives `2_Dense.linear.weight` and perhaps `2_Dense.linear.bias`
 
         Raises CheckpointError: no weights, a truncated or damaged file, a pickle that holds more than tensors, a weight
         in two files.
@@ -67,7 +69,7 @@ class Weights:
         tensors: dict[str, tuple[Shape, Read]] = {}
         for file in weight_files(folder):
             _refuse_pointer(file)
-            found = _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
+            found = _tensors(file)
             if twice := sorted(tensors.keys() & found.keys()):
                 raise CheckpointError(
                     f"{file}: expected each weight in one file, found {', '.join(twice[:3])} in another too.\n"
@@ -79,6 +81,10 @@ class Weights:
             file = folder / head
             _refuse_pointer(file)
             named |= {f"{file.stem}.{name}": tensor for name, tensor in _pickle(file).items()}
+        for module in modules:
+            file = weight_file(folder, module)
+            _refuse_pointer(file)
+            named |= {f"{module}.{name}": tensor for name, tensor in _tensors(file).items()}
         shapes = {name: shape for name, (shape, _) in named.items()}
         return cls(shapes, {name: read for name, (_, read) in named.items()})
 
@@ -221,6 +227,10 @@ def _refuse_pointer(file: Path) -> None:
             raise CheckpointError(
                 f"{file}: expected weights, found a pointer of Git LFS.\n    Run `git lfs pull` in the repository."
             )
+
+
+def _tensors(file: Path) -> dict[str, tuple[Shape, Read]]:
+    return _safetensors(file) if file.suffix == ".safetensors" else _pickle(file)
 
 
 def _safetensors(file: Path) -> dict[str, tuple[Shape, Read]]:

@@ -85,6 +85,9 @@ class Source:
 Storage = Literal["fp32", "fp16", "bf16"]
 Activations = Literal[7, 8]
 
+Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+"""How two dense vectors are compared; of distances, their negative."""
+
 Measure = Literal["difference", "1 - cosine", "relative"]
 
 
@@ -165,6 +168,8 @@ class Bundle:
     files: Mapping[str, FileRecord]
     parity: Parity | None
     quality: Mapping[str, Mapping[str, float]]  # task -> metric -> value, of those that were evaluated
+    similarity: Similarity = "cosine"
+    truncate_dim: int | None = None  # components that dense and ColBERT vectors are cut to, unless a caller says more
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> Bundle:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import click
 
 from bge_onnx.command_line import run_command, split_devices
 from bge_onnx.embed_command import embed
+
+if TYPE_CHECKING:
+    from bge_onnx.bundle import Bundle
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,35 +74,46 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
     Example:
       bge info bge-small --verify
     """
+    from bge_onnx.bundle import Bundle
     from bge_onnx.cuda import CUDA
     from bge_onnx.devices import attention_kernels
     from bge_onnx.embedder import Embedder
+    from bge_onnx.errors import OperatorsError, ProviderError
+    from bge_onnx.hub import find_bundle
+    from bge_onnx.threads import available_threads
 
-    embedder = Embedder.open(bundle, verify=verify)
-    manifest = embedder.bundle
-    kernels = attention_kernels(manifest.folder) if manifest.provider == CUDA else {}  # before this process loads it
-    provider = embedder.session.load(embedder.session.threads).get_providers()[0]
+    manifest, kernels = Bundle.open(find_bundle(bundle), verify=verify), {}
+    provider, why_not = None, None
+    try:
+        embedder = Embedder.open(manifest.folder)
+        if manifest.provider == CUDA:
+            kernels = attention_kernels(manifest.folder)  # before this process loads it
+        provider = embedder.session.load(embedder.session.threads).get_providers()[0]
+    except (OperatorsError, ProviderError) as error:  # what it is can be told all the same
+        why_not = str(error)
     if as_json:
-        click.echo(
-            json.dumps(
-                {**manifest.to_json(), "session_provider": provider, "attention_kernels": kernels}, ensure_ascii=False
-            )
-        )
+        record = {**manifest.to_json(), "session_provider": provider, "attention_kernels": kernels}
+        click.echo(json.dumps({**record, "does_not_run": why_not}, ensure_ascii=False))
         return
     size_mb = sum(record.size_bytes for record in manifest.files.values()) / 1e6
     parity = manifest.parity.heads if manifest.parity else {}
     source = manifest.source
+    runs = f"runs on {provider} with {available_threads()} threads" if provider else "does not run here"
     facts = {
         "model": f"{manifest.model} ({manifest.licence or 'licence unknown'})",
         "weights": f"{source.kind} {source.revision or source.sha256 or source.seed}",
-        "target": f"{manifest.target}, runs on {provider} with {embedder.session.threads} threads",
-        "stored": f"matrices in {manifest.weights}, calibration {manifest.calibration or 'none'}",
+        "target": f"{manifest.target}, {runs}",
+        **({"because": why_not.replace("\n", "\n" + " " * 9)} if why_not else {}),
+        "stored": f"matrices in {_storage(manifest)}, calibration {manifest.calibration or 'none'}",
         **({"activations": f"{manifest.activations} bits"} if manifest.activations else {}),
         **({"operators": ", ".join(manifest.kernels)} if manifest.kernels else {}),
         "heads": ", ".join(f"{head} ({width})" for head, width in manifest.dims.items()),
         "pooling": f"{manifest.pooling}{', normalised' if manifest.normalized else ''}",
+        "similarity": manifest.similarity,
+        **({"cut to": f"{manifest.truncate_dim} components"} if manifest.truncate_dim else {}),
         "max tokens": str(manifest.max_tokens),
         "query": repr(manifest.prompts.get("query", "")),
+        "passage": repr(manifest.prompts.get("passage", "")),
         "files": f"{len(manifest.files)}, {size_mb:,.1f} MB{', hashes compared' if verify else ''}",
         **{f"attention {kernel}": f"{nodes} nodes" for kernel, nodes in kernels.items()},
         **{
@@ -131,6 +146,12 @@ def warm_up(bundle: str, threads: int | None, devices: list[int] | None) -> None
     embedder.warm_up()
     embedder.session.close()
     click.echo(json.dumps({"bundle": embedder.bundle.name, "seconds": round(time.perf_counter() - start, 3)}))
+
+
+def _storage(bundle: Bundle) -> str:
+    """How a bundle's matrices are stored."""
+    bits = {"cpu-int8": 8, "cpu-int4": 4}.get(bundle.target)
+    return f"{bits} bits, other weights in {bundle.weights}" if bits else bundle.weights
 
 
 def _quality(values: Mapping[str, float]) -> str:

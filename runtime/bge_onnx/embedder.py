@@ -226,8 +226,11 @@ class Embedder:
             )
 
     def similarity(self, queries: Sequence[str], passages: Sequence[str]) -> Vectors:
-        """Scores (Q, P) float32 of every query with every passage, instructions applied."""
-        return similarity(self.embed_queries(queries), self.embed_passages(passages))
+        """Scores (Q, P) float32 of every query with every passage, instructions applied.
+
+        Cosines, or what the model was published with (`bundle.similarity`). More is more alike.
+        """
+        return similarity(self.embed_queries(queries), self.embed_passages(passages), by=self.bundle.similarity)
 
     def score(
         self,

@@ -68,7 +68,8 @@ class Wanted:
     """What a caller wants of a bundle, checked against it by `check`.
 
     normalize     None as the bundle has it
-    truncate_dim  keep so many leading components of dense and ColBERT vectors (Matryoshka models), before normalising
+    truncate_dim  keep so many leading components of dense and ColBERT vectors (Matryoshka models), before normalising;
+                  None as many as the bundle says, which is all in most
     mcls          dense as the mean over a CLS token every 256 tokens
     """
 
@@ -112,7 +113,11 @@ class Wanted:
 
     def width(self, bundle: Bundle) -> int:
         """Components of a dense vector."""
-        return min(bundle.dims["dense"], self.truncate_dim or bundle.dims["dense"])
+        return min(bundle.dims["dense"], self.dim(bundle) or bundle.dims["dense"])
+
+    def dim(self, bundle: Bundle) -> int | None:
+        """Components that vectors are cut to; None for all."""
+        return self.truncate_dim or bundle.truncate_dim
 
     def output(self, head: str, bundle: Bundle) -> str:
         """The graph's output that `head` is made of."""
@@ -179,7 +184,7 @@ def collect(
 
 def _finish(vectors: Vectors, bundle: Bundle, wanted: Wanted) -> Vectors:
     """Cut and normalise vectors (…, D) where the graph has not: a row of zeros stays one, as in torch's normalize."""
-    cut = vectors[..., : wanted.truncate_dim]
+    cut = vectors[..., : wanted.dim(bundle)]
     if wanted.normalize is False or (wanted.normalize is None and not bundle.normalized):
         return cut
     if bundle.normalized and cut.shape == vectors.shape and not wanted.mcls:

@@ -9,6 +9,10 @@ class BundleError(BgeError):
     """A bundle is missing, damaged, edited or of a newer format."""
 
 
+class OperatorsError(BundleError):
+    """A bundle needs operators of bge_kernels that are not installed, or another version of them."""
+
+
 class CheckpointError(BgeError):
     """A checkpoint cannot be exported as it is: its configuration, weights or files."""
 

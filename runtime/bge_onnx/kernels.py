@@ -6,18 +6,18 @@ from pathlib import Path
 
 from bge_kernels import NAME, library
 from bge_onnx.bundle import Bundle
-from bge_onnx.errors import BundleError
+from bge_onnx.errors import OperatorsError
 
 
 def libraries(bundle: Bundle) -> list[Path]:
-    """Those to register with a session. Raises BundleError: one is not installed, or another version of it."""
+    """Those to register with a session. Raises OperatorsError: one is not installed, or another version of it."""
     if not bundle.kernels:
         return []
     built = library()
     if built and bundle.kernels == (NAME,):
         return [built]
     found = NAME if built else "an installation without any"
-    raise BundleError(
+    raise OperatorsError(
         f"{bundle.folder}: expected the operators {', '.join(bundle.kernels)} that it runs with, found {found}.\n"
         "    Build them with a C++ compiler and ONNX Runtime's headers, or export again with --kernels none:\n"
         "    BGE_KERNELS=1 pip install --force-reinstall --no-deps --no-cache-dir --no-binary bge-onnx bge-onnx"

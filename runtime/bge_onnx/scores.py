@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_onnx.bundle import Similarity
 from bge_onnx.embeddings import Embeddings, Vectors
 from bge_onnx.errors import InputError
 from bge_onnx.sparse import SparseVectors
+
+UNIT_ERROR = 1e-5
+"""Vectors that are so close to length 1 were normalised already."""
 
 SCORE_PAIRS = 256
 """Pairs that are scored at a time."""
@@ -31,17 +35,35 @@ SCORED_NUMBERS = 1 << 26
 """Numbers in the ColBERT rows of pairs that are scored together: 256 MB at most, but for one pair."""
 
 
-def similarity(queries: Embeddings | Vectors, passages: Embeddings | Vectors) -> Vectors:
-    """Inner products (Q, P) float32 of queries (Q, D) and passages (P, D): cosines, as BGE vectors have length 1.
+def similarity(queries: Embeddings | Vectors, passages: Embeddings | Vectors, *, by: Similarity = "cosine") -> Vectors:
+    """Scores (Q, P) float32 of queries (Q, D) with passages (P, D); more is more alike.
 
-    Raises InputError: arrays that are not two-dimensional, or of different widths.
+    by  cosine, dot (inner products), or the negative of a distance, euclidean or manhattan
+
+    Raises InputError: arrays that are not two-dimensional, or of different widths; another name.
     """
     left, right = _dense(queries), _dense(passages)
     if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
         raise InputError(
             f"similarity: expected arrays (Q, D) and (P, D) of one width D, found {left.shape} and {right.shape}"
         )
-    return left @ right.T
+    if by not in get_args(Similarity):
+        raise InputError(f"similarity: expected by out of {', '.join(get_args(Similarity))}, found {by!r:.40}")
+    if by == "cosine":
+        return _unit(left) @ _unit(right).T
+    if by == "dot":
+        return left @ right.T
+    order = 2 if by == "euclidean" else 1
+    distances = [np.linalg.norm(right - row, ord=order, axis=1) for row in left]
+    return -np.array(distances, dtype=np.float32).reshape(len(left), len(right))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    """Vectors of length 1, those that have it already bit for bit; rows of zeros stay."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    lengths = np.where(np.abs(lengths - 1) < UNIT_ERROR, 1, np.maximum(lengths, 1e-12)).astype(np.float32)
+    unit: Vectors = vectors / lengths
+    return unit
 
 
 def top_k(scores: Vectors, k: int) -> NDArray[np.int64]:

@@ -18,10 +18,10 @@ def multi_head_attention(call: ir.Node) -> ir.Node:
     return ir.Node("com.microsoft", "MultiHeadAttention", [query, key, value], attributes=attributes)
 
 
-def mean(call: ir.Node) -> ir.Node:
-    """The mean over all tokens (B, T, D) -> (B, D), as none is padding."""
+def over_all(call: ir.Node) -> ir.Node:
+    """A pooling over all tokens (B, T, D) -> (B, D), as none is padding."""
     hidden, _ = call.inputs
-    return ir.node("mean_of_all", [hidden], domain="bge")
+    return ir.node(f"{call.op_type}_of_all", [hidden], domain="bge")
 
 
 def last_token(call: ir.Node) -> ir.Node:
@@ -94,7 +94,10 @@ def causal_attention(call: ir.Node) -> ir.Node:
 
 SWAPS = {
     "attention": multi_head_attention,
-    "mean": mean,
+    "mean": over_all,
+    "max": over_all,
+    "mean_sqrt_len": over_all,
+    "weighted_mean": over_all,
     "last_token": last_token,
     "mask_rows": mask_rows,
     "project": project,

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from bge_export.heads import COLBERT, SPARSE, Wanted
 from bge_export.models.tokens import Packed, Padded, Tokens
+from bge_export.modules import Normalize, Step, width_of
 from bge_export.ops import Graph
 from bge_export.weights import Array, Shape, Weights
 from bge_onnx.errors import CheckpointError
@@ -132,11 +133,30 @@ class Encoder:
         states = self.layer(last, tokens.before_last(hidden), hidden, last=True)
         outputs: Outputs = {}
         in_float = self.to_float("pooling", states)
-        self._add(outputs, "dense", tokens.pooled(in_float), ["B", width])
+        pooled = tokens.pooled(in_float)
+        for step in wanted.steps:
+            pooled = self.step(step, pooled)
+        self._add(outputs, "dense", pooled, ["B", width_of(width, wanted.pooling, wanted.steps)])
         if wanted.token_states:
             outputs["token_states"] = (in_float, [*tokens.state_axes, width])
             self._add_heads(outputs, states)
         return self.graph.finish(outputs)
+
+    def step(self, step: Step, x: ir.Value) -> ir.Value:
+        """A module of sentence-transformers on the pooled vector `x` (B, in), to (B, out)."""
+        if isinstance(step, Normalize):
+            return self.graph.call("l2_normalize", "pooling.normalize", x)
+        name = f"{step.path}.linear"
+
+        def transposed() -> Array:
+            return np.ascontiguousarray(self.weights.read(f"{name}.weight").T)
+
+        matrix = self.graph.weight(self.weights.lazy(f"{name}.weight", transposed, (step.inputs, step.outputs)))
+        if step.bias:
+            y = self.graph.call("project_vector_with_bias", name, x, matrix, self.weight(f"{name}.bias"))
+        else:
+            y = self.graph.call("project_vector", name, x, matrix)
+        return y if step.activation == "identity" else self.graph.call(f"activate_{step.activation}", step.path, y)
 
     def _add_heads(self, outputs: Outputs, states: ir.Value) -> None:
         """Sparse weights (B, T) and ColBERT rows (B, T - 1, C) of token states, as FlagEmbedding's BGE-M3 has them; of
