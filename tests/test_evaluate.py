@@ -139,6 +139,51 @@ def test_scores_are_trec_evals():
     assert found["recall_at_100"] == pytest.approx(np.mean([one["recall_100"] for one in scored.values()]))
 
 
+def random_task(rng):
+    """A task of few distinct scores and awkward ids, and the table (Q, P) of scores to rank by."""
+    letters = ["d", "é", "茶", "\U0001f600", "Z", "-", "1"]
+    corpus = {"".join(rng.choice(letters, rng.integers(1, 5))): "" for _ in range(rng.integers(1, 260))}
+    queries = dict.fromkeys([*list(corpus)[:8], "x", "y"], "")
+    judged = [*corpus, "not in the corpus"]
+    relevance = {
+        query: {judged[rng.integers(len(judged))]: int(rng.integers(-1, 4)) for _ in range(rng.integers(1, 15))}
+        for query in queries
+    }
+    table = rng.integers(0, rng.integers(1, 6), (len(queries), len(corpus))).astype(np.float32) - 1
+    table[:, 0] += 0.5
+    return Retrieval(name="t", corpus=corpus, queries=queries, relevance=relevance), table
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_tasks_score_as_trec_eval_without_own_passages(seed):
+    """Ids in any script, ties past the hundredth, judgements below 0 and of passages that are not there."""
+    import pytrec_eval
+
+    task, table = random_task(np.random.default_rng(seed))
+    eye = np.eye(len(task.corpus), dtype=np.float32)
+    found = evaluate(task, System(embed=lambda _, prompt: eye if prompt else table), {"passage": "p"}).values
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    run = {
+        query: {passage: float(score) for passage, score in zip(task.corpus, row, strict=True) if passage != query}
+        for query, row in zip(task.queries, unit, strict=True)
+    }
+    scored = pytrec_eval.RelevanceEvaluator(task.relevance, {"ndcg_cut.10", "recall.100"}).evaluate(run)
+    means = [
+        np.mean([scored.get(query, {}).get(measure, 0) for query in run]) for measure in ("ndcg_cut_10", "recall_100")
+    ]
+    assert [found["ndcg_at_10"], found["recall_at_100"]] == pytest.approx(means, abs=1e-12)
+
+
+def test_lengths_of_vectors_do_not_count():
+    """A model without Normalize is scored by cosine too."""
+    task = Retrieval(name="t", corpus={"1": "aaa", "2": "b"}, queries={"x": "ab"}, relevance={"x": {"2": 1}})
+
+    def long(texts, prompt):
+        return embed_letters(texts, prompt) * np.arange(1, len(texts) + 1, dtype=np.float32)[:, None]
+
+    assert evaluate(task, System(embed=long), {}).values == evaluate(task, System(embed=embed_letters), {}).values
+
+
 def test_equal_scores_of_a_head_are_ranked_by_falling_id():
     """Ranked again by a head that scores all alike, passages stand by falling id, whatever their dense rank was."""
     task = Retrieval(name="t", corpus={"1": "aaa", "2": "aab"}, queries={"x": "aaa"}, relevance={"x": {"2": 1}})

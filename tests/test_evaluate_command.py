@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import shutil
 
@@ -11,14 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bge_export import random_checkpoint, reference_cache
+from bge_export import bundle_writer, random_checkpoint, reference_cache
 from bge_export.checkpoint import Options
 from bge_export.cli import cli as export_cli
 from bge_export.evaluate import Scores, bundle_system, evaluate
 from bge_export.export import export, recipe_of
 from bge_export.request import Request
 from bge_export.tasks import SentencePairs, open_task
-from bge_onnx import Bundle, CheckpointError, Embedder
+from bge_onnx import Bundle, BundleError, CheckpointError, Embedder
 from bge_onnx.cli import cli as bge_cli
 from tiny import write_checkpoint
 
@@ -113,6 +114,21 @@ def test_pytorch_runs_on_the_threads_asked_for(tiny_bundle, tiny_checkpoint, tmp
     quality = Bundle.open(folder).quality
     assert set(quality) == {"first", "second"}
     assert quality["first"] == quality["second"]
+
+
+def test_scores_that_cannot_be_kept_are_printed(tiny_bundle, tiny_checkpoint, tmp_path, pairs, monkeypatch):
+    """A full disk after hours of work: scores are on stdout, and one error says what is missing."""
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(bundle_writer, "record_quality", full)
+    arguments = ["evaluate", str(folder), "--task", str(pairs), "--checkpoint", str(tiny_checkpoint), "--json"]
+    result = CliRunner().invoke(export_cli, arguments)
+    assert json.loads(result.stdout)["task"] == "pairs"
+    assert isinstance(result.exception, BundleError)
+    assert "expected a manifest that scores can be written to, found No space left on device." in str(result.exception)
 
 
 ICL_CONFIG = {

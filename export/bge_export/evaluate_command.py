@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Score float32 PyTorch too, and compare.",
 )
-@click.option("--split", help="Of the judgements in a folder: dev for qrels/dev.tsv; test by default.")
+@click.option(
+    "--split",
+    help="Of the judgements in a folder: dev for qrels/dev.tsv. By default qrels.tsv, else test, else the only one.",
+)
 @click.option("--name", help="Under which `bge info` keeps the result; the task's or the folder's name by default.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
@@ -62,7 +65,7 @@ def evaluate(
     from bge_export import evaluate as scoring
     from bge_export.bundle_writer import record_quality
     from bge_export.tasks import open_task
-    from bge_onnx import Embedder
+    from bge_onnx import BundleError, Embedder
 
     opened = open_task(task, data, split=split, name=name)
     embedder = Embedder.open(bundle, threads=threads)
@@ -77,7 +80,13 @@ def evaluate(
     _print_scores(opened.name, scores, wanted, close, as_json=as_json)
     if wanted and Path(bundle).is_dir():  # not in the Hub's cache
         reference = {f"reference_{name}": value for name, value in wanted.values.items()}
-        record_quality(Path(bundle), opened.name, {**scores.values, **reference, **close})
+        try:
+            record_quality(Path(bundle), opened.name, {**scores.values, **reference, **close})
+        except OSError as error:
+            raise BundleError(
+                f"{bundle}: expected a manifest that scores can be written to, found {error.strerror}.\n"
+                "    They are printed above; `bge info` does not show them."
+            ) from error
 
 
 def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
