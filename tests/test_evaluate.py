@@ -95,10 +95,11 @@ def test_fidelity_of_heads():
     assert (found["sparse_top_10_overlap"], found["colbert_error"]) == pytest.approx((0.9, 0.25))
 
 
+@pytest.mark.parametrize("truncate_dim", [None, 8])
 @pytest.mark.parametrize("prompts", [{}, {"query": "find: ", "passage": "text: "}])
-def test_heads_are_ranked_like_pytorchs(m3, m3_checkpoint, prompts):
-    """Every mode's scores on the reference's candidates are PyTorch's, prompts applied, and so are their nDCG@10."""
-    m3 = dataclasses.replace(m3, bundle=dataclasses.replace(m3.bundle, prompts=prompts))
+def test_heads_are_ranked_like_pytorchs(m3, m3_checkpoint, prompts, truncate_dim):
+    """Every mode's scores on the reference's candidates are PyTorch's, prompts and a cut applied, and so is nDCG@10."""
+    m3 = dataclasses.replace(m3, bundle=dataclasses.replace(m3.bundle, prompts=prompts, truncate_dim=truncate_dim))
     corpus = {str(number): f"{number} word {'abc' * number}" for number in range(30)}
     queries = {"x": "word 3", "y": "abcabc"}
     task = Retrieval(name="t", corpus=corpus, queries=queries, relevance={"x": {"3": 1}, "y": {"2": 1}})
@@ -108,7 +109,10 @@ def test_heads_are_ranked_like_pytorchs(m3, m3_checkpoint, prompts):
     for mode, values in wanted.reranked.items():
         np.testing.assert_allclose(found.reranked[mode], values, atol=2e-5)
         assert found.values[f"{mode}_ndcg_at_10"] == pytest.approx(wanted.values[f"{mode}_ndcg_at_10"])
-    assert fidelity(found, wanted)["sparse_top_10_overlap"] == 1
+    close = fidelity(found, wanted)
+    assert close["sparse_top_10_overlap"] == 1
+    assert close["cosine_min"] == pytest.approx(1, abs=1e-6)
+    assert found.vectors.shape[1] == (truncate_dim or 32)
 
 
 def test_scores_are_trec_evals():

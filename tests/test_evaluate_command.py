@@ -116,6 +116,20 @@ def test_pytorch_runs_on_the_threads_asked_for(tiny_bundle, tiny_checkpoint, tmp
     assert quality["first"] == quality["second"]
 
 
+@pytest.mark.parametrize("settings", [{"truncate_dim": 8}, {"similarity_fn_name": "dot"}])
+def test_vectors_are_compared_as_the_bundle_gives_them(tmp_path, pairs, settings):
+    """A checkpoint that cuts its vectors is cut in PyTorch too; whatever compares them, evaluation takes cosines."""
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    write_checkpoint(checkpoint)
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps({"prompts": {}, **settings}))
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=checkpoint, options=Options(pooling="cls"))
+    export(request, tmp_path / "bundle")
+    arguments = ["evaluate", str(tmp_path / "bundle"), "--task", str(pairs), "--checkpoint", str(checkpoint), "--json"]
+    result = CliRunner().invoke(export_cli, arguments, catch_exceptions=False)
+    assert json.loads(result.stdout)["fidelity"]["cosine_min"] == pytest.approx(1, abs=1e-6)
+
+
 def test_scores_that_cannot_be_kept_are_printed(tiny_bundle, tiny_checkpoint, tmp_path, pairs, monkeypatch):
     """A full disk after hours of work: scores are on stdout, and one error says what is missing."""
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")

@@ -94,10 +94,12 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_
     """
     tokenizer = checkpoint_tokenizer.load(checkpoint)
 
-    def heads(texts: Sequence[str], names: tuple[str, ...]) -> Heads:
-        ids = [np.array(row, dtype=np.int64) for row in reference.tokenize(tokenizer, recipe, texts)]
+    def run(ids: Sequence[NDArray[np.int64]], names: tuple[str, ...]) -> Heads:
         some = dataclasses.replace(recipe, heads=names)
-        return reference.embed(checkpoint, some, ids, budget_tokens=REFERENCE_TOKENS, progress=progress)
+        return _cut(reference.embed(checkpoint, some, ids, budget_tokens=REFERENCE_TOKENS, progress=progress), recipe)
+
+    def heads(texts: Sequence[str], names: tuple[str, ...]) -> Heads:
+        return run([np.array(row, dtype=np.int64) for row in reference.tokenize(tokenizer, recipe, texts)], names)
 
     def score(pairs: Sequence[tuple[str, str]]) -> dict[str, Vectors]:
         chunks = [pairs[start : start + SCORE_PAIRS] for start in range(0, len(pairs), SCORE_PAIRS)]
@@ -123,17 +125,23 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_
         }
         return {**found, "colbert+sparse+dense": hybrid(found["dense"], found["sparse"], found["colbert"])}
 
-    def embed_queries(queries: Sequence[str]) -> Vectors:
-        assert query_ids is not None
-        dense = dataclasses.replace(recipe, heads=("dense",))
-        ids = query_ids(queries)
-        return reference.embed(checkpoint, dense, ids, budget_tokens=REFERENCE_TOKENS, progress=progress).dense
-
     return System(
         embed=lambda texts, prompt: heads([prompt + text for text in texts], ("dense",)).dense,
-        embed_queries=embed_queries if query_ids else None,
+        embed_queries=(lambda queries: run(query_ids(queries), ("dense",)).dense) if query_ids else None,
         score=score if recipe.heads == HEADS else None,
     )
+
+
+def _cut(whole: Heads, recipe: Recipe) -> Heads:
+    """Vectors of as many components as the recipe says, cut and normalised again as `Embedder` does it."""
+    if recipe.truncate_dim is None:
+        return whole
+
+    def cut(vectors: Vectors) -> Vectors:
+        leading = vectors[:, : recipe.truncate_dim]
+        return _unit(leading) if recipe.normalize else leading
+
+    return Heads(cut(whole.dense), whole.sparse, whole.colbert and [cut(rows) for rows in whole.colbert])
 
 
 def evaluate(task: Task, system: System, prompts: Mapping[str, str], *, candidates: Places | None = None) -> Scores:
