@@ -59,7 +59,10 @@ TARGETS = {  # the last one is timed
     "gemma2": ("cuda-bf16",),
 }
 SCALE = {"small": 1, "base": 0.5, "large": 0.25, "m3": 0.25, "icl": 0.125, "gemma2": 0.125}  # of the number of texts
-ENCODER_SYSTEMS = ("ours", "ours, no CUDA graphs", "PyTorch", "PyTorch, compiled", "PyTorch, unpadded")
+SENTENCE_TRANSFORMERS = "sentence-transformers"
+ENCODER_SYSTEMS = (
+    "ours", "ours, no CUDA graphs", "PyTorch", "PyTorch, compiled", "PyTorch, unpadded", SENTENCE_TRANSFORMERS,
+)  # fmt: skip
 SYSTEMS = {
     **dict.fromkeys(MODELS, ENCODER_SYSTEMS),
     "m3": (*ENCODER_SYSTEMS, "ours, 3 heads", "PyTorch, 3 heads"),
@@ -68,6 +71,7 @@ SYSTEMS = {
 COMPILED = ("base",)  # torch.compile takes a minute
 MOST_DIFFERENCE = 0.02  # of unit vectors in float16, ours and PyTorch's
 ROUNDS = 3
+FAILED = "FAILED: "  # in the place of a kernel's name
 WARM_UP = ("mix", "one 16", "one 128")  # what is compiled or recorded
 
 
@@ -100,9 +104,10 @@ def bundle_of(model: str, target: str, folder: Path, *, check: bool) -> tuple[Pa
 
 
 def systems(model: str) -> list[str]:
-    """Those that can run here: unpadded attention needs the package flash-attn."""
+    """Those that can run here: unpadded attention needs the package flash-attn, and so on."""
     left_out = set() if importlib.util.find_spec("flash_attn") else {"PyTorch, unpadded"}
     left_out |= set() if model in COMPILED else {"PyTorch, compiled"}
+    left_out |= set() if importlib.util.find_spec("sentence_transformers") else {SENTENCE_TRANSFORMERS}
     return [name for name in SYSTEMS[model] if name not in left_out]
 
 
@@ -212,7 +217,7 @@ def measure(model: str, parts: Sequence[str], folder: Path, *, dry: bool) -> Ite
         try:
             yield "kernels", attention_kernels(bundle)
         except ProviderError as error:
-            yield "kernels", {f"FAILED: {error}": 0}
+            yield "kernels", {f"{FAILED}{error}": 0}
     if "speed" in parts:
         yield "speed", speed_of(model, bundle, checkpoint_of(model, folder), folder)
 
@@ -236,6 +241,7 @@ def main() -> None:
     record = harness.main(parser, run, table, needs=[])
     failed = [found for targets in record["parity"].values() for found in targets.values() if "error" in found]
     failed += [found["failed"] for found in record["speed"].values() if found["failed"]]
+    failed += [name for found in record["kernels"].values() for name in found if name.startswith(FAILED)]
     sys.exit(1 if failed else 0)
 
 

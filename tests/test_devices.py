@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,9 +20,9 @@ from bge_export.export import export
 from bge_export.lowering import Lowering
 from bge_export.lowering.targets import ENCODER_TARGETS, Target
 from bge_export.request import Request
-from bge_onnx import Embedder, InputError, ProviderError
-from bge_onnx.batches import plan_batches
-from bge_onnx.cuda import CUDA, provider_options, warm_up_batches
+from bge_onnx import BundleError, Embedder, InputError, ProviderError
+from bge_onnx.batches import Batch, plan_batches
+from bge_onnx.cuda import CUDA, provider_options, records, replay_size, warm_up_batches
 from bge_onnx.devices import DeviceProcess, attention_kernels, kernels_of
 
 HEADS = ("dense", "sparse", "colbert")
@@ -169,6 +171,64 @@ def test_every_device_is_warmed(several, monkeypatch):
     assert sorted(ran) == sorted((device, len(batch.input_ids)) for device in (0, 1) for batch in sizes(several))
 
 
+@pytest.mark.parametrize("max_tokens", [8, 100, 128, 512, 8192])
+def test_every_size_that_can_come_is_warmed(bundle, max_tokens):
+    """Of models for short texts too: each batch that is replayed has a size that `warm_up` has recorded."""
+    short = dataclasses.replace(bundle, max_tokens=max_tokens)
+    warmed = {replay_size(batch) for batch in warm_up_batches(short)}
+    assert None not in warmed
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        lengths = rng.integers(1, max_tokens + 1, rng.integers(1, 33)) // rng.integers(1, 9)
+        lengths = lengths[lengths > 0]
+        (found,) = {replay_size(packed(lengths))}
+        assert found is None or found in warmed
+    assert all(batch.lengths.max() <= max_tokens for batch in warm_up_batches(short))
+
+
+def packed(lengths):
+    lengths = lengths if len(lengths) else np.array([1])
+    return Batch(rows=np.arange(len(lengths)), input_ids=np.zeros(lengths.sum(), dtype=np.int64), lengths=lengths)
+
+
+def test_float32_is_not_filled_up(bundle):
+    """What is not recorded is launched as it is: a batch that is filled up would cost more for nothing."""
+    plain = dataclasses.replace(bundle, target="cuda-fp32")
+    assert not records(plain)
+    assert len(warm_up_batches(plain)) == 1
+    embedder = Embedder.open(bundle.folder)
+    session = dataclasses.replace(embedder.session, bundle=plain)
+    dataclasses.replace(embedder, bundle=plain, session=session).embed_token_ids(texts()[:3])
+    (device,) = session._on_devices
+    assert not device._recordings
+
+
+def test_two_warm_up_at_once(several):
+    """Two threads that each want all devices do not wait for each other."""
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(several.warm_up) for _ in range(2)]:
+            done.result(timeout=120)
+
+
+def test_processes_take_no_module_of_the_working_directory(bundle, tmp_path, monkeypatch):
+    """A file named like one of our modules, where a user works, is not executed."""
+    for name in ("tokenizers", "numpy", "pickle", "bge_onnx"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w'); raise ImportError")
+    monkeypatch.chdir(tmp_path)
+    assert len(on_devices(bundle, 0, 1).embed_token_ids(texts()[:4]).dense) == 4
+    assert not (tmp_path / "executed").exists()
+
+
+def test_processes_run_the_bundle_that_was_opened(bundle, tmp_path):
+    """Another bundle that took its place in the meantime is an error in every process."""
+    copy = shutil.copytree(bundle.folder, tmp_path / "copy")
+    embedder = on_devices(Embedder.open(copy).bundle, 0, 1)
+    copy.rename(tmp_path / "old")
+    shutil.copytree(bundle.folder, copy)
+    with pytest.raises(BundleError, match="expected the bundle that was opened"):
+        embedder.embed_token_ids(texts()[:4])
+
+
 def sizes(embedder):
     return warm_up_batches(embedder.bundle)
 
@@ -187,8 +247,8 @@ def test_what_libraries_print_is_no_answer(bundle, tmp_path):
         "device_process.serve(*sys.argv[1:])\n"
     )
     (batch,) = plan_batches([np.arange(5, 20)], layout="packed", pad_id=1)
-    command = [sys.executable, str(program), str(bundle.folder), "0", "0"]
-    given = pickle.dumps((batch, ("dense",)))
+    command = [sys.executable, str(program), "0", "0"]
+    given = pickle.dumps(bundle) + pickle.dumps((batch, ("dense",)))
     done = subprocess.run(command, input=given, capture_output=True, check=True)
     ((_, outputs),) = pickle.loads(done.stdout)
     assert outputs["dense"].shape == (1, 32)

@@ -276,7 +276,7 @@ def test_what_is_wrong_with_a_device_is_said(tiny_checkpoint, tmp_path, monkeypa
     bundle = export(request, tmp_path / "bundle")
     asked = {}
 
-    def failing(path, options, *, providers, enable_fallback):
+    def failing(path, options, *, providers, enable_fallback, disabled_optimizers):
         asked.update(providers=providers, enable_fallback=enable_fallback)
         asked["cpu"] = options.get_session_config_entry("session.disable_cpu_ep_fallback")
         raise RuntimeError(says)

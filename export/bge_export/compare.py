@@ -105,7 +105,7 @@ def compare_apart(folder: Path, expected: Expected, limits: Limits, *, progress:
     Raises BgeError: what the bundle raises. BundleError: it cannot be run, for want of memory above all.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "bge_export.compare"],
+        [sys.executable, "-P", "-m", "bge_export.compare"],
         input=pickle.dumps((folder, expected, limits, progress)),
         stdout=subprocess.PIPE,
         check=False,

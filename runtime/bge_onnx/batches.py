@@ -16,6 +16,9 @@ BUDGET_TOKENS: dict[Layout, int] = {"equal": 256, "padded": 512, "packed": 16384
 float32 31 to 33 s and 29 to 32, eight bits 15 to 18 and 15), and ten thousand texts leave memory flat, which 512 do not
 always. Of packed and whole batches, which run on a GPU, not measured yet."""
 
+PACKED_PLACES = 2
+"""Times the budget of tokens: what a packed batch may have in tokens if all texts were as long as its longest."""
+
 PACKED_SQUARES = 8192**2
 """Of a packed batch, texts x tokens of the longest, squared: attention without a fused kernel holds as many scores."""
 
@@ -97,12 +100,16 @@ def _groups(descending: NDArray[np.int64], budget_tokens: int, layout: Layout) -
 
 
 def _packed_groups(descending: NDArray[np.int64], budget_tokens: int) -> Iterator[tuple[int, int]]:
-    """Ranges within the budget of tokens, and within the squares as if all texts were as long as the longest."""
+    """Ranges within the budget of tokens, and within what attention's buffers take, which are as large as if all texts
+    were as long as the longest: its places and its squares.
+    """
     ends = np.concatenate([[0], np.cumsum(descending)])
     start = 0
     while start < len(descending):
         fit = int(np.searchsorted(ends, ends[start] + budget_tokens, side="right")) - 1
-        stop = max(start + 1, min(fit, start + PACKED_SQUARES // int(descending[start]) ** 2))
+        longest = int(descending[start])
+        places = PACKED_PLACES * budget_tokens // longest
+        stop = max(start + 1, min(fit, start + PACKED_SQUARES // longest**2, start + places))
         yield start, stop
         start = stop
 

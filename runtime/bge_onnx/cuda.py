@@ -46,23 +46,29 @@ OUT_OF_MEMORY = (
 NO_DEVICE = ("cuda failure", "cuda error", "cudaerror", "invalid device", "cuda-capable", "libcu", "default cpu ep")
 """What they say, in lower case, when there is no such device, or no library or driver for it."""
 
-DEVICE_LOCK = threading.Lock()
-"""Held by every run: while one is recorded as a CUDA graph, no other thread of the process may use the device."""
+DEVICE_LOCK = threading.RLock()
+"""Held by every run, load and release: while a run is recorded as a CUDA graph, no other thread of the process may use
+the device. A thread that holds it may release what the garbage collector finds."""
 
 REPLAY_TOKENS = (16, 32, 64, 128, 256, 512)
 REPLAY_TEXTS = (1, 2, 4, 8, 16, 32)
 """Sizes that batches are filled up to; larger ones are launched kernel by kernel. Not measured on a GPU yet."""
 
 
+def records(bundle: Bundle) -> bool:
+    """Whether small batches of a bundle are recorded and replayed as CUDA graphs. In float32, which is for comparing,
+    they are not.
+    """
+    return bundle.layout == "packed" and bundle.target != "cuda-fp32"
+
+
 def provider_options(bundle: Bundle, device: int, memory_bytes: int | None = None) -> dict[str, str]:
     """Options of ONNX Runtime's CUDA provider for a bundle; `memory_bytes` is the most that its arena may take."""
-    recorded = bundle.layout == "packed" and bundle.target == "cuda-fp16"
     return {
         **({"gpu_mem_limit": str(memory_bytes)} if memory_bytes else {}),
         "device_id": str(device),
-        "arena_extend_strategy": "kSameAsRequested",  # memory that was needed once, not the next power of two
         "use_tf32": "0",  # float32 is float32; products of float16 do not ask
-        "enable_cuda_graph": "1" if recorded else "0",
+        "enable_cuda_graph": "1" if records(bundle) else "0",
     }
 
 
@@ -89,15 +95,22 @@ def replay_size(batch: Batch) -> tuple[int, int] | None:
 
 def warm_up_batches(bundle: Bundle) -> list[Batch]:
     """Batches that make a bundle ready: one of every size that is replayed, else one text."""
-    if bundle.layout != "packed":
-        return [Batch(rows=np.arange(1), input_ids=np.zeros((1, 2), dtype=np.int64), lengths=np.array([2]))]
-    sizes = [(tokens, texts) for tokens in REPLAY_TOKENS for texts in REPLAY_TEXTS if texts <= tokens]
-    lengths = [np.array([tokens - texts + 1] + [1] * (texts - 1)) for tokens, texts in sizes]
-    return [
-        Batch(rows=np.arange(len(of_texts)), input_ids=np.zeros(of_texts.sum(), dtype=np.int64), lengths=of_texts)
-        for of_texts in lengths
-        if of_texts[0] <= bundle.max_tokens
-    ]
+    if not records(bundle):
+        return [_batch_of(np.array([2]), packed=bundle.layout == "packed")]
+    batches = []
+    for tokens, texts in itertools.product(REPLAY_TOKENS, REPLAY_TEXTS):
+        total = min(tokens, texts * bundle.max_tokens)
+        lengths = total // texts + (np.arange(texts) < total % texts)
+        batch = _batch_of(lengths, packed=True)
+        if lengths[-1] and replay_size(batch) == (tokens, texts):  # texts of one token, or too few for this size
+            batches.append(batch)
+    return batches
+
+
+def _batch_of(lengths: NDArray[np.int64], *, packed: bool) -> Batch:
+    """A batch of texts of these lengths, of token id 0."""
+    input_ids = np.zeros(lengths.sum() if packed else (len(lengths), lengths[0]), dtype=np.int64)
+    return Batch(rows=np.arange(len(lengths)), input_ids=input_ids, lengths=lengths)
 
 
 def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
@@ -162,6 +175,7 @@ class Device:
     inputs  the graph's
     last    dense vectors come from each text's last token
     pad_id  which some models' positions leave out
+    recorded  small batches are filled up, recorded and replayed
     """
 
     session: ort.InferenceSession
@@ -169,6 +183,7 @@ class Device:
     inputs: Sequence[str]
     last: bool
     pad_id: int
+    recorded: bool = True
     _recordings: dict[tuple[Any, ...], Recording] = field(default_factory=dict, init=False)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1), init=False)
     _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1), init=False)
@@ -193,6 +208,12 @@ class Device:
         finally:  # Ctrl-C, or a caller who stops early
             for future in running:
                 future.cancel()
+
+    def __del__(self) -> None:
+        """Release the buffers and the session while no other thread records."""
+        with DEVICE_LOCK:
+            self._recordings.clear()
+            object.__setattr__(self, "session", None)
 
     def _run_or_halve(
         self, ready: Ready, names: Sequence[str], *, dense_alone: bool, halved: bool = False
@@ -219,7 +240,7 @@ class Device:
     def _ready(self, batch: Batch, *, dense_alone: bool) -> Ready:
         if not batch.packed:
             return Ready(batch, self._taken(whole_feeds(batch)), None)
-        size = replay_size(batch) if dense_alone else None
+        size = replay_size(batch) if dense_alone and self.recorded else None
         full, longest = (filled_up(batch, *size), size[0]) if size else (batch, None)
         feeds = packed_feeds(full, last=self.last, dense_alone=dense_alone, pad_id=self.pad_id, longest=longest)
         return Ready(batch, self._taken(feeds), size)

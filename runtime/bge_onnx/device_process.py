@@ -1,4 +1,4 @@
-"""The process of one of several devices: python -m bge_onnx.device_process FOLDER DEVICE MEMORY_BYTES."""
+"""The process of one of several devices: python -P -m bge_onnx.device_process DEVICE MEMORY_BYTES."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from bge_onnx.errors import BgeError, ProviderError, first_line
 from bge_onnx.session import Session
 
 
-def serve(folder: str, device: str, memory_bytes: str) -> None:
-    """Batches in, outputs or errors out, as pickles, until the input ends."""
+def serve(device: str, memory_bytes: str) -> None:
+    """A bundle and batches in, outputs or errors out, as pickles, until the input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, whose end ends this one
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print, those in C too, must not come between
-    session = Session(Bundle.open(folder), 1, devices=(int(device),), device_memory=int(memory_bytes) or None)
+    bundle: Bundle = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it; as it was opened there
+    session = Session(bundle, 1, devices=(int(device),), device_memory=int(memory_bytes) or None)
     while True:
         try:
             batch, names = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it

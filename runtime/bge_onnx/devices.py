@@ -9,6 +9,7 @@ import queue
 import re
 import subprocess
 import sys
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bge_onnx.batches import Batch
+from bge_onnx.bundle import Bundle
 from bge_onnx.cuda import Outputs
 from bge_onnx.errors import ProviderError, first_line
 
@@ -35,11 +37,16 @@ KERNELS_SECONDS = 600
 class DeviceProcess:
     """A bundle's session on one device, in a process that ends with this object."""
 
-    def __init__(self, folder: Path, device: int, memory_bytes: int | None) -> None:
+    def __init__(self, bundle: Bundle, device: int, memory_bytes: int | None) -> None:
         self.device = device
-        command = [sys.executable, "-m", "bge_onnx.device_process", str(folder), str(device), str(memory_bytes or 0)]
+        # -P: a file of the working directory is never taken for one of our modules
+        command = [sys.executable, "-P", "-m", "bge_onnx.device_process", str(device), str(memory_bytes or 0)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 - ours
         weakref.finalize(self, _end, self._process)
+        assert self._process.stdin
+        with contextlib.suppress(OSError):  # it has ended: the first batch tells
+            pickle.dump(bundle, self._process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
+            self._process.stdin.flush()
 
     def run(self, batch: Batch, names: Sequence[str]) -> list[tuple[Batch, Outputs]]:
         """The batch, or its halves, with the outputs `names`.
@@ -73,15 +80,16 @@ class Devices:
 
     processes: tuple[DeviceProcess, ...]
     idle: queue.SimpleQueue[DeviceProcess]
+    taking_all: threading.Lock
 
     @classmethod
-    def start(cls, folder: Path, devices: Sequence[int], memory_bytes: int | None) -> Devices:
-        """A process for each device; their sessions load with the first batch."""
-        processes = tuple(DeviceProcess(folder, device, memory_bytes) for device in devices)
+    def start(cls, bundle: Bundle, devices: Sequence[int], memory_bytes: int | None) -> Devices:
+        """A process for each device; their sessions load with the first batch, and must be this bundle's."""
+        processes = tuple(DeviceProcess(bundle, device, memory_bytes) for device in devices)
         idle = queue.SimpleQueue[DeviceProcess]()
         for process in processes:
             idle.put(process)
-        return cls(processes, idle)
+        return cls(processes, idle, threading.Lock())
 
     def run(self, batch: Batch, names: Sequence[str]) -> list[tuple[Batch, Outputs]]:
         """As `DeviceProcess.run`, on the first device that is idle."""
@@ -93,7 +101,8 @@ class Devices:
 
     def each(self, batches: Sequence[Batch], names: Sequence[str]) -> None:
         """Run the batches on every device, all at the same time."""
-        taken = [self.idle.get() for _ in self.processes]
+        with self.taking_all:  # two callers that each hold some would wait for each other
+            taken = [self.idle.get() for _ in self.processes]
 
         def run_all(process: DeviceProcess) -> None:
             try:
@@ -111,7 +120,7 @@ def attention_kernels(folder: Path) -> dict[str, int]:
 
     A process of its own embeds a short text, a batch and one of 2000 tokens. Raises ProviderError: it cannot.
     """
-    command = [sys.executable, "-c", SHOW_KERNELS, str(folder)]
+    command = [sys.executable, "-P", "-c", SHOW_KERNELS, str(folder)]
     environment = {**os.environ, "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"}
     done = subprocess.run(  # noqa: S603 - ours
         command, env=environment, capture_output=True, text=True, check=False, timeout=KERNELS_SECONDS

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,18 @@ from bge_onnx.bundle import (
     VALUES,
     Bundle,
 )
-from bge_onnx.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, Device, Outputs, provider_options, says, warm_up_batches
+from bge_onnx.cuda import (
+    CUDA,
+    DEVICE_LOCK,
+    NO_DEVICE,
+    OUT_OF_MEMORY,
+    Device,
+    Outputs,
+    provider_options,
+    records,
+    says,
+    warm_up_batches,
+)
 from bge_onnx.errors import BundleError, InputError, ProviderError, first_line
 from bge_onnx.graph import check_graph
 from bge_onnx.kernels import libraries
@@ -40,6 +52,9 @@ Run = Callable[[Batch], list[tuple[Batch, Outputs]]]
 TOGETHER_TOKENS = 1024
 """Work of up to this many tokens runs batch after batch with all cores on each; more is spread, a core a batch.
 Spread work needs a session of its own, whose weights take memory once more: small requests must not cause that."""
+
+PRELOAD_LOCK = threading.Lock()
+"""Held while stdout is turned away: two threads at once would leave it so for good."""
 
 KEPT_RUN_TOKENS = 1024
 """A run of more tokens gives its memory back when it ends. ONNX Runtime keeps the most that any run took: of a text of
@@ -134,11 +149,13 @@ class Session:
                 if session is None:
                     from bge_onnx.devices import Devices  # noqa: PLC0415 - processes are for several GPUs alone
 
-                    self._on_devices.append(Devices.start(bundle.folder, self.devices, self.device_memory))
+                    self._on_devices.append(Devices.start(bundle, self.devices, self.device_memory))
                 else:
                     place = ("cuda" if bundle.provider == CUDA else "cpu", self.devices[0])
                     inputs = [node.name for node in session.get_inputs()]
-                    self._on_devices.append(Device(session, place, inputs, bundle.pooling == "last", bundle.pad_id))
+                    last = bundle.pooling == "last"
+                    device = Device(session, place, inputs, last, bundle.pad_id, records(bundle))
+                    self._on_devices.append(device)
             return self._on_devices[0]
 
     def warm_up(self) -> None:
@@ -152,9 +169,13 @@ class Session:
 
     def close(self) -> None:
         """Let go of the loaded graphs, and end the processes of several devices; they load again when used."""
-        with self._lock:
+        with self._lock, DEVICE_LOCK:
             self._sessions.clear()
             self._on_devices.clear()
+
+    def __del__(self) -> None:
+        """Release loaded graphs while no other thread records."""
+        self.close()
 
     def past_of(self, token_ids: NDArray[np.int64]) -> Past | None:
         """Keys and values of a beginning's tokens (P,), in one run with all cores; None where graphs take none."""
@@ -229,14 +250,22 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int
     options.log_severity_level = 3
     provider: str | tuple[str, dict[str, str]] = bundle.provider
     if bundle.provider == CUDA:
-        with contextlib.redirect_stdout(sys.stderr):  # CUDA's libraries from NVIDIA's packages; it prints
-            ort.preload_dlls()
+        _preload()
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
         provider = (CUDA, provider_options(bundle, device, device_memory))
+    unwanted = ["MatMulAddFusion"] if records(bundle) else None  # see lowering.cuda: recorded graphs have no Gemm
+    held = DEVICE_LOCK if bundle.provider == CUDA else contextlib.nullcontext()
     try:
         for library in operators:
             options.register_custom_ops_library(str(library))
-        session = ort.InferenceSession(bundle.folder / bundle.graph, options, providers=[provider], enable_fallback=0)
+        with held:
+            session = ort.InferenceSession(
+                bundle.folder / bundle.graph,
+                options,
+                providers=[provider],
+                enable_fallback=0,
+                disabled_optimizers=unwanted,
+            )
     except Exception as error:  # onnxruntime's exceptions have no common class but Exception
         if bundle.provider == CUDA and says(error, OUT_OF_MEMORY):
             raise ProviderError(
@@ -255,6 +284,13 @@ def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int
         ) from error
     _check_provider(bundle, session.get_providers())
     return session
+
+
+@cache
+def _preload() -> None:
+    """Load CUDA's libraries from NVIDIA's packages, once. It prints where they are missing, and that is stderr's."""
+    with PRELOAD_LOCK, contextlib.redirect_stdout(sys.stderr):
+        ort.preload_dlls()
 
 
 def _check_provider(bundle: Bundle, offered: Sequence[str]) -> None:

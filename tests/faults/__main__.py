@@ -49,9 +49,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bge-faults-") as folder:
         start = time.perf_counter()
         for name, outcomes in campaign(Path(folder), size):
-            print(f"{name:22} {time.perf_counter() - start:6.1f} s   {outcomes}", flush=True)  # noqa: T201
+            print(f"{name:22} {time.perf_counter() - start:6.1f} s   {outcomes}", flush=True)
             for outcome, example in outcomes.faults.items():
-                print(f"    FAULT {outcome}: {example[:1500]}", flush=True)  # noqa: T201
+                print(f"    FAULT {outcome}: {example[:1500]}", flush=True)
             faults += len(outcomes.faults)
             start = time.perf_counter()
     sys.exit(1 if faults else 0)

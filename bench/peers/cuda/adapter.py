@@ -56,6 +56,18 @@ def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", he
     return embed
 
 
+def sentence_transformers(folder: Path) -> Embed:
+    """sentence-transformers in float16 on a GPU, as its users call it."""
+    import torch
+    from sentence_transformers import SentenceTransformer, models
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # for a trial of the benchmark itself
+    transformer = models.Transformer(str(folder))
+    pooling = models.Pooling(transformer.get_word_embedding_dimension(), pooling_mode="cls")
+    model = SentenceTransformer(modules=[transformer, pooling, models.Normalize()], device=device).half()
+    return lambda texts: model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False).astype(np.float32)
+
+
 def ours(folder: Path, heads: Sequence[str] = HEADS[:1]) -> Embed:
     """Ours on a GPU."""
     from bge_onnx import Embedder
@@ -69,8 +81,7 @@ def ours_launched(folder: Path) -> Embed:
     """Ours on a GPU without CUDA graphs."""
     from bge_onnx import cuda, session
 
-    cuda.REPLAY_TOKENS, options = (), cuda.provider_options
-    session.provider_options = lambda *given: {**options(*given), "enable_cuda_graph": "0"}
+    cuda.records = session.records = lambda _: False
     return ours(folder)
 
 
@@ -81,6 +92,7 @@ def load(variant: str, folder: Path, threads: int) -> Embed:  # noqa: ARG001
         "ours, 3 heads": lambda: ours(folder, HEADS),
         "ours, no CUDA graphs": lambda: ours_launched(folder),
         "PyTorch": lambda: pytorch(folder),
+        "sentence-transformers": lambda: sentence_transformers(folder),
         "PyTorch, 3 heads": lambda: pytorch(folder, heads=HEADS[1:]),
         "PyTorch, compiled": lambda: pytorch(folder, compiled=True),
         "PyTorch, unpadded": lambda: pytorch(folder, attention="flash_attention_2"),
