@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bge_onnx.bundle import CU_SEQLENS, LAST_PLACES, PAST_KEYS, POOLED_ROWS, TEXT_STARTS, Bundle
 from bge_onnx.errors import BundleError
+from bge_onnx.json_file import shortened
 from bge_onnx.onnx_runtime import ort
 
 LAYOUT_OF = {"attention_mask": "padded", CU_SEQLENS: "packed", TEXT_STARTS: "packed", LAST_PLACES: "whole"}
@@ -34,6 +35,6 @@ def check_graph(bundle: Bundle, session: ort.InferenceSession) -> None:
         faults.append("a model that looks both ways, found inputs for a prefix")
     if faults:
         raise BundleError(
-            f"{bundle.folder / bundle.graph}: expected {'; '.join(faults)}.\n"
+            f"{bundle.folder / bundle.graph}: expected {shortened('; '.join(faults))}.\n"
             "    The manifest is another graph's. Export the bundle again."
         )

@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 FAULTS_SHOWN = 5
 
+LONGEST_NAME = 1000
+"""Letters of a name. Prompts are texts, and may be longer."""
+
 
 def parse(kind: type[T], record: Any, **given: Any) -> T:
     """`record` as a dataclass `kind`, whose fields are annotated with JSON's types, Literal, Mapping, tuple or such
@@ -46,7 +49,9 @@ def _value(kind: Any, value: Any, where: str, faults: list[str]) -> Any:
         return {key: _value(arguments[1], entry, f"{where}.{key}", faults) for key, entry in value.items()}
     if origin is tuple and isinstance(value, list):
         return tuple(_value(arguments[0], entry, f"{where}[{index}]", faults) for index, entry in enumerate(value))
-    if not _is_plain(kind, value):
+    if isinstance(value, str) and len(value) > LONGEST_NAME and not where.startswith("prompts."):
+        faults.append(f"{where}: expected a name, found {len(value)} letters")
+    elif not _is_plain(kind, value):
         faults.append(f"{where}: expected {_described(kind)}, found {shortened(repr(value), 60)}")
     return value
 

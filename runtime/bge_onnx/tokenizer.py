@@ -13,6 +13,9 @@ import tokenizers
 from numpy.typing import NDArray
 
 from bge_onnx.errors import BundleError, InputError
+from bge_onnx.json_file import shortened
+
+PANIC = "PanicException"
 
 CLIP_CHARS_PER_TOKEN = 32
 """A text is read this many characters per wanted token at first; more only where that gave too few tokens."""
@@ -37,12 +40,20 @@ class Tokenizer:
         """Read a `tokenizer.json`. Raises BundleError: the file cannot be read as one."""
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001 - tokenizers raises no other class
+        except BaseException as error:  # tokenizers raises Exception itself, and a panic of Rust that is none
+            if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+                raise
             raise BundleError(
-                f"{path}: expected a tokenizer.json, found {error}.\n    Export the bundle again."
+                f"{path}: expected a tokenizer.json, found {shortened(str(error))}.\n    Export the bundle again."
             ) from None
         backend.no_padding()
         backend.no_truncation()
+        special = backend.num_special_tokens_to_add(is_pair=False)
+        if max_tokens <= special:
+            raise BundleError(
+                f"{path}: expected room for a word beside {special} special tokens, found max_tokens {max_tokens}.\n"
+                "    Export the bundle again."
+            )
         return cls(backend, max_tokens)
 
     def with_max_tokens(self, max_tokens: int) -> Tokenizer:

@@ -14,7 +14,7 @@ import torch
 from bge_export.checkpoint import Options
 from bge_export.export import export
 from bge_export.request import Request
-from faults.bundles import change_open_files, edit_manifests
+from faults.bundles import change_open_files, damage_tokenizers, edit_manifests
 from faults.exports import compete, damage_checkpoints, kill
 from faults.outcomes import Outcomes
 from tiny import write_checkpoint, write_m3_bundle, write_m3_checkpoint
@@ -38,6 +38,7 @@ def campaign(folder: Path, size: float) -> Iterator[tuple[str, Outcomes]]:
         export(Request(model="tiny", target="cpu-fp32", checkpoint=other, options=Options(pooling="cls")), bundle)
     yield "files changed", change_open_files(*bundles, folder, count(60))
     write_m3_bundle(write_m3_checkpoint(folder / "m3"), folder / "m3_bundle")
+    yield "damaged tokenizers", damage_tokenizers(folder / "m3_bundle", folder, count(1000))
     yield from edit_manifests(folder / "m3_bundle", folder, count(6000))
 
 

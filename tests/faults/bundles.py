@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bge_onnx import Embedder
+from bge_onnx import Bundle, Embedder
 from bge_onnx.bundle import FORMAT_VERSION, MANIFEST
 from bge_onnx.manifest import sealed
 from faults.outcomes import Child, Outcomes, ended
@@ -80,6 +80,28 @@ def _vectors(embedder: Embedder) -> list[bytes]:
 
 def _same(folder: Path, vectors: list[bytes]) -> str:
     return "the same vectors" if _vectors(Embedder.open(folder, threads=1)) == vectors else "other vectors"
+
+
+def damage_tokenizers(bundle: Path, folder: Path, count: int, seed: int = 0) -> Outcomes:
+    """Bytes of tokenizer.json that changed, its size being the same: hashes tell when they are asked for, and without
+    them whatever opens gives vectors that are finite, or an error.
+    """
+    rng, outcomes = random.Random(seed), Outcomes()
+    copy = shutil.copytree(bundle, folder / "tokenizers")
+    whole = (bundle / "tokenizer.json").read_bytes()
+    letters = [place for place, byte in enumerate(whole) if chr(byte).isalnum()]
+    for number in range(count):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 4)):
+            place = rng.choice(letters[:1500] if rng.random() < 0.5 else letters)
+            content[place] = rng.choice(b"0123456789abcdefXYZ") if rng.random() < 0.8 else rng.randrange(256)
+        (copy / "tokenizer.json").write_bytes(content)
+        outcome, example = ended(lambda: "runs" if _vectors(Embedder.open(copy, threads=1)) else "")
+        outcomes.add(outcome, f"{number}: {example}")
+        asked, example = ended(lambda: "accepted" if Bundle.open(copy, verify=True) else "")
+        if asked != "refused" and bytes(content) != whole:
+            outcomes.add(asked, example)
+    return outcomes
 
 
 def change_open_files(bundle: Path, other: Path, folder: Path, count: int, seed: int = 0) -> Outcomes:
