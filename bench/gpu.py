@@ -241,7 +241,8 @@ def main() -> None:
     record = harness.main(parser, run, table, needs=[])
     failed = [found for targets in record["parity"].values() for found in targets.values() if "error" in found]
     failed += [found["failed"] for found in record["speed"].values() if found["failed"]]
-    failed += [name for found in record["kernels"].values() for name in found if name.startswith(FAILED)]
+    for kernels in record["kernels"].values():
+        failed += [name for name in kernels or (FAILED,) if name.startswith(FAILED)]
     sys.exit(1 if failed else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import subprocess
 import sys
@@ -32,6 +33,16 @@ def test_it_gives_what_compare_gives(tiny, expected):
     found = compare_apart(tiny.bundle.folder, expected, Limits())
     assert found == compare.compare(tiny, expected, Limits())
     assert found.passed
+
+
+def test_it_takes_no_module_of_the_working_directory(tiny, expected, tmp_path, monkeypatch):
+    """A file named like one of our modules, where a user works, is not executed."""
+    for name in ("tokenizers", "numpy", "pickle", "bge_export"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w'); raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
+    monkeypatch.chdir(tmp_path)
+    assert compare_apart(tiny.bundle.folder, expected, Limits()).passed
+    assert not (tmp_path / "executed").exists()
 
 
 def test_errors_come_back(tmp_path, expected):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -250,15 +247,6 @@ def test_a_check_without_its_provider_is_refused(tiny_checkpoint, tmp_path):
     with pytest.raises(ProviderError, match="--no-check"):
         export(request, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
-
-
-def test_the_gpu_script_lists_its_checks(tmp_path):
-    """Without a GPU `scripts/gpu --dry-run` builds the bundles that it would compare, and says so."""
-    script = Path(__file__).parents[1] / "bench/gpu.py"
-    command = [sys.executable, str(script), "--dry-run", "--models", "small", "--folder", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "small: dense of cuda-fp32 and cuda-fp16 to compare; parity, kernels, speed to run" in done.stdout
-    assert (tmp_path / "small/cuda-fp16/bundle.json").is_file()
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,12 @@ def attention_kernels(folder: Path) -> dict[str, int]:
     """
     command = [sys.executable, "-P", "-c", SHOW_KERNELS, str(folder)]
     environment = {**os.environ, "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"}
-    done = subprocess.run(  # noqa: S603 - ours
-        command, env=environment, capture_output=True, text=True, check=False, timeout=KERNELS_SECONDS
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - ours
+            command, env=environment, capture_output=True, text=True, check=False, timeout=KERNELS_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProviderError(f"{folder}: expected to run within {KERNELS_SECONDS} s, found that it did not.") from error
     if done.returncode:
         raise ProviderError(f"{folder}: expected to run, found {done.stderr.strip()[-500:]}")
     return kernels_of(done.stdout + done.stderr)

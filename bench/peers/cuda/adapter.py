@@ -63,7 +63,8 @@ def sentence_transformers(folder: Path) -> Embed:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"  # for a trial of the benchmark itself
     transformer = models.Transformer(str(folder))
-    pooling = models.Pooling(transformer.get_word_embedding_dimension(), pooling_mode="cls")
+    width = json.loads((folder / "config.json").read_text())["hidden_size"]
+    pooling = models.Pooling(width, pooling_mode="cls")
     model = SentenceTransformer(modules=[transformer, pooling, models.Normalize()], device=device).half()
     return lambda texts: model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False).astype(np.float32)
 
