@@ -136,6 +136,8 @@ def test_an_unknown_key(bundle, place):
         ({"outputs": {"dense": None}}, "outputs.dense: expected a string, found None"),
         ({"dims": {"dense": -1}}, "dims.dense -1"),
         ({"dims": {"sparse": 8}}, "dims of sparse"),
+        ({"truncate_dim": 0}, "truncate_dim 0"),
+        ({"truncate_dim": -3}, "truncate_dim -3"),
         ({"special_ids": {"cls": 101}}, "special_ids without pad"),
         ({"special_ids": {"pad": 1.5}}, "special_ids.pad: expected a whole number, found 1.5"),
         ({"special_ids": {"pad": -1}}, "special_ids.pad -1"),

@@ -83,7 +83,7 @@ def test_a_damaged_model_is_named(data, tmp_path):
     folder = write_folder(tmp_path, data, NAMES[0])
     path = folder / "sentencepiece.bpe.model"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=r"expected a tokenizer, found .*\n.*Download the checkpoint again"):
+    with pytest.raises(CheckpointError, match=r"expected a tokenizer, found .*\n.*ownload the checkpoint again"):
         checkpoint_tokenizer.load(folder)
 
 

@@ -35,9 +35,8 @@ def run_command(command: click.Command) -> NoReturn:
 
     SIGTERM ends it as an error would, so that half-written files are removed.
     """
-    with contextlib.suppress(ValueError):  # not the main thread: a test
-        signal.signal(signal.SIGTERM, _end)
     _write_any_character()
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         result = _invoke(command)
         if sys.stdout is not None:
@@ -58,6 +57,8 @@ def run_command(command: click.Command) -> NoReturn:
         _leave(2, f"{place}expected to read and write, found: {error.strerror or error}.")
     except (click.Abort, KeyboardInterrupt):
         _leave(INTERRUPTED, "interrupted; nothing half-written was left")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     sys.exit(result)
 
 

@@ -101,7 +101,10 @@ def _faults(bundle: Bundle) -> Iterator[str]:
         yield f"dims of {', '.join(bundle.dims) or 'no head'}"
     if not set(bundle.raw_outputs) <= set(bundle.outputs):
         yield f"raw_outputs of {', '.join(bundle.raw_outputs)}"
-    numbers = {"max_tokens": bundle.max_tokens}
+    numbers = {
+        "max_tokens": bundle.max_tokens,
+        "truncate_dim": 1 if bundle.truncate_dim is None else bundle.truncate_dim,
+    }
     numbers |= {f"dims.{head}": width for head, width in bundle.dims.items()}
     yield from (f"{name} {number}" for name, number in numbers.items() if not 1 <= number < LARGEST)
     ids = bundle.special_ids
