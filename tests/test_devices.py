@@ -214,6 +214,7 @@ def test_processes_take_no_module_of_the_working_directory(bundle, tmp_path, mon
     """A file named like one of our modules, where a user works, is not executed."""
     for name in ("tokenizers", "numpy", "pickle", "bge_onnx"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w'); raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
     monkeypatch.chdir(tmp_path)
     assert len(on_devices(bundle, 0, 1).embed_token_ids(texts()[:4]).dense) == 4
     assert not (tmp_path / "executed").exists()

@@ -7,12 +7,16 @@ are filled up to one of a few sizes, and each size keeps its buffers.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
+import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +29,8 @@ from bge_onnx.bundle import Bundle
 from bge_onnx.errors import ProviderError, first_line
 from bge_onnx.feeds import packed_feeds, whole_feeds
 from bge_onnx.onnx_runtime import ort
+from bge_onnx.recording import Feeds, Recording
 
-Feeds = Mapping[str, NDArray[Any]]
 Outputs = Mapping[str, NDArray[Any]]
 
 CUDA = "CUDAExecutionProvider"
@@ -53,6 +57,24 @@ the device. A thread that holds it may release what the garbage collector finds.
 REPLAY_TOKENS = (16, 32, 64, 128, 256, 512)
 REPLAY_TEXTS = (1, 2, 4, 8, 16, 32)
 """Sizes that batches are filled up to; larger ones are launched kernel by kernel. Not measured on a GPU yet."""
+
+
+def device_held(bundle: Bundle) -> AbstractContextManager[None]:
+    """The device alone, for a bundle that runs on one."""
+    return _held() if bundle.provider == CUDA else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """The device alone. An error's frames let go of what they have there before others record: who catches an error may
+    keep it, and release it at any time.
+    """
+    with DEVICE_LOCK:
+        try:
+            yield
+        except BaseException as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
 
 
 def records(bundle: Bundle) -> bool:
@@ -122,43 +144,6 @@ def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Recording:
-    """One size's buffers on the device, bound to the session, and the number of its CUDA graph."""
-
-    session: ort.InferenceSession
-    inputs: Mapping[str, ort.OrtValue]
-    outputs: Mapping[str, ort.OrtValue]
-    binding: ort.IOBinding
-    options: ort.RunOptions
-
-    @classmethod
-    def make(
-        cls, session: ort.InferenceSession, feeds: Feeds, outputs: Mapping[str, Sequence[int]], place: tuple[str, int],
-        number: int,
-    ) -> Recording:  # fmt: skip
-        """Buffers for inputs of these shapes and float32 outputs of those, on a device ("cuda", 0)."""
-        binding, options = session.io_binding(), ort.RunOptions()
-        inputs = {name: ort.OrtValue.ortvalue_from_numpy(values, *place) for name, values in feeds.items()}
-        made = {
-            name: ort.OrtValue.ortvalue_from_shape_and_type(list(shape), np.float32, *place)
-            for name, shape in outputs.items()
-        }
-        for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, value in made.items():
-            binding.bind_ortvalue_output(name, value)
-        options.add_run_config_entry("gpu_graph_id", str(number))
-        return cls(session, inputs, made, binding, options)
-
-    def run(self, feeds: Feeds) -> dict[str, NDArray[Any]]:
-        """The outputs for other values of the same shapes."""
-        for name, values in feeds.items():
-            self.inputs[name].update_inplace(values)
-        self.session.run_with_iobinding(self.binding, self.options)
-        return {name: value.numpy() for name, value in self.outputs.items()}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Ready:
     """A batch with what the graph takes of it, and the size that it is filled up to, if it is replayed."""
 
@@ -210,8 +195,10 @@ class Device:
                 future.cancel()
 
     def __del__(self) -> None:
-        """Release the buffers and the session while no other thread records."""
-        with DEVICE_LOCK:
+        """Release the buffers and the session while no other thread records. At the interpreter's end nobody waits: the
+        thread that holds the lock may be one that Python has stopped.
+        """
+        with contextlib.nullcontext() if sys.is_finalizing() else DEVICE_LOCK:
             self._recordings.clear()
             object.__setattr__(self, "session", None)
 
@@ -220,7 +207,7 @@ class Device:
     ) -> list[tuple[Batch, Outputs]]:
         batch = ready.batch
         try:
-            with DEVICE_LOCK:
+            with _held():
                 return [(batch, self._run(ready, names))]
         except Exception as error:  # onnxruntime's exceptions have no common class but Exception
             if not says(error, OUT_OF_MEMORY):

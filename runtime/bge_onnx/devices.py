@@ -101,18 +101,21 @@ class Devices:
 
     def each(self, batches: Sequence[Batch], names: Sequence[str]) -> None:
         """Run the batches on every device, all at the same time."""
-        with self.taking_all:  # two callers that each hold some would wait for each other
-            taken = [self.idle.get() for _ in self.processes]
 
         def run_all(process: DeviceProcess) -> None:
-            try:
-                for batch in batches:
-                    process.run(batch, names)
-            finally:
-                self.idle.put(process)
+            for batch in batches:
+                process.run(batch, names)
 
-        with ThreadPoolExecutor(len(taken)) as pool:
-            list(pool.map(run_all, taken))
+        taken: list[DeviceProcess] = []
+        try:
+            with self.taking_all:  # two callers that each hold some would wait for each other
+                while len(taken) < len(self.processes):
+                    taken.append(self.idle.get())
+            with ThreadPoolExecutor(len(taken)) as pool:
+                list(pool.map(run_all, taken))
+        finally:  # Ctrl-C while it waits, too
+            for process in taken:
+                self.idle.put(process)
 
 
 def attention_kernels(folder: Path) -> dict[str, int]:

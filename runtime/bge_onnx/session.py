@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,19 +26,14 @@ from bge_onnx.bundle import (
 )
 from bge_onnx.cuda import (
     CUDA,
-    DEVICE_LOCK,
-    NO_DEVICE,
-    OUT_OF_MEMORY,
     Device,
     Outputs,
-    provider_options,
+    device_held,
     records,
-    says,
     warm_up_batches,
 )
-from bge_onnx.errors import BundleError, InputError, ProviderError, first_line
-from bge_onnx.graph import check_graph
-from bge_onnx.kernels import libraries
+from bge_onnx.errors import InputError
+from bge_onnx.loading import load
 from bge_onnx.onnx_runtime import ort
 
 if TYPE_CHECKING:
@@ -52,9 +45,6 @@ Run = Callable[[Batch], list[tuple[Batch, Outputs]]]
 TOGETHER_TOKENS = 1024
 """Work of up to this many tokens runs batch after batch with all cores on each; more is spread, a core a batch.
 Spread work needs a session of its own, whose weights take memory once more: small requests must not cause that."""
-
-PRELOAD_LOCK = threading.Lock()
-"""Held while stdout is turned away: two threads at once would leave it so for good."""
 
 KEPT_RUN_TOKENS = 1024
 """A run of more tokens gives its memory back when it ends. ONNX Runtime keeps the most that any run took: of a text of
@@ -130,10 +120,8 @@ class Session:
         """The ONNX Runtime session with that many threads, made once."""
         with self._lock:
             if intra_op_threads not in self._sessions:
-                self.bundle.require_unchanged()
-                loaded = _load(self.bundle, intra_op_threads, self.devices[0], self.device_memory)
-                self.bundle.require_unchanged()  # while it was loaded
-                check_graph(self.bundle, loaded)
+                with device_held(self.bundle):
+                    loaded = load(self.bundle, intra_op_threads, self.devices[0], self.device_memory)
                 self._sessions[intra_op_threads] = loaded
             return self._sessions[intra_op_threads]
 
@@ -169,13 +157,14 @@ class Session:
 
     def close(self) -> None:
         """Let go of the loaded graphs, and end the processes of several devices; they load again when used."""
-        with self._lock, DEVICE_LOCK:
+        with self._lock, device_held(self.bundle):
             self._sessions.clear()
             self._on_devices.clear()
 
     def __del__(self) -> None:
-        """Release loaded graphs while no other thread records."""
-        self.close()
+        """Release loaded graphs while no other thread records; at the interpreter's end they go with it."""
+        if not sys.is_finalizing():
+            self.close()
 
     def past_of(self, token_ids: NDArray[np.int64]) -> Past | None:
         """Keys and values of a beginning's tokens (P,), in one run with all cores; None where graphs take none."""
@@ -235,72 +224,6 @@ def _spread(batches: Iterable[Batch], run: Run, *, workers: int) -> Iterator[tup
                 yield from future.result()
     finally:  # Ctrl-C, or a caller who stops early, leaves the batches not begun undone
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int | None) -> ort.InferenceSession:
-    _check_provider(bundle, ort.get_available_providers())
-    operators = libraries(bundle)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = intra_op_threads
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False  # lengths vary: patterns would pile up without bound
-    # The graph is lowered already. Higher levels fuse Add and LayerNormalization back into SkipLayerNormalization,
-    # which costs 8 % of a layer on the CPU.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
-    provider: str | tuple[str, dict[str, str]] = bundle.provider
-    if bundle.provider == CUDA:
-        _preload()
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
-        provider = (CUDA, provider_options(bundle, device, device_memory))
-    unwanted = ["MatMulAddFusion"] if records(bundle) else None  # see lowering.cuda: recorded graphs have no Gemm
-    held = DEVICE_LOCK if bundle.provider == CUDA else contextlib.nullcontext()
-    try:
-        for library in operators:
-            options.register_custom_ops_library(str(library))
-        with held:
-            session = ort.InferenceSession(
-                bundle.folder / bundle.graph,
-                options,
-                providers=[provider],
-                enable_fallback=0,
-                disabled_optimizers=unwanted,
-            )
-    except Exception as error:  # onnxruntime's exceptions have no common class but Exception
-        if bundle.provider == CUDA and says(error, OUT_OF_MEMORY):
-            raise ProviderError(
-                f"device {device}: expected room for the weights of {bundle.name}, found {first_line(error)}\n"
-                "    Free memory on the device, or take another with devices=."
-            ) from error
-        if bundle.provider == CUDA and says(error, NO_DEVICE):
-            raise ProviderError(
-                f"device {device}: expected a GPU that ONNX Runtime {ort.__version__} can use, found "
-                f"{first_line(error)}\n"
-                "    nvidia-smi lists the devices and the driver; bge-onnx[cuda] needs the CUDA libraries too."
-            ) from error
-        raise BundleError(
-            f"{bundle.folder / bundle.graph}: ONNX Runtime {ort.__version__} cannot load this graph: {error}\n"
-            "    Check the files with `bge info --verify`, or export the bundle again."
-        ) from error
-    _check_provider(bundle, session.get_providers())
-    return session
-
-
-@cache
-def _preload() -> None:
-    """Load CUDA's libraries from NVIDIA's packages, once. It prints where they are missing, and that is stderr's."""
-    with PRELOAD_LOCK, contextlib.redirect_stdout(sys.stderr):
-        ort.preload_dlls()
-
-
-def _check_provider(bundle: Bundle, offered: Sequence[str]) -> None:
-    """ONNX Runtime only warns when a provider is missing, then runs on the CPU: refuse instead."""
-    if bundle.provider not in offered:
-        raise ProviderError(
-            f"the bundle {bundle.name} is lowered for {bundle.provider}; onnxruntime {ort.__version__} here offers "
-            f"{', '.join(offered)} only.\n"
-            "    Install bge-onnx[cuda] for CUDA, or export a bundle for cpu."
-        )
 
 
 def devices_of(bundle: Bundle, devices: Sequence[int] | None, memory_bytes: int | None) -> tuple[int, ...]:
