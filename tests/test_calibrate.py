@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 
 import numpy as np
@@ -102,19 +103,26 @@ def test_a_calibrated_bundle_is_checked_with_the_same_texts(checkpoint, texts, t
 def test_too_few_texts(tmp_path):
     path = tmp_path / "texts.txt"
     path.write_text("one\n\ntwo\n")
-    with pytest.raises(InputError, match="expected at least 64 texts, one a line, found 2"):
+    with pytest.raises(InputError, match="expected at least 64 texts, found 2"):
         calibrate.read(str(path))
 
 
 def test_no_text(tmp_path):
     path = tmp_path / "texts.txt"
-    path.write_bytes(b"\xff\xfe" * 100)
-    with pytest.raises(InputError, match="expected UTF-8 text, a text a line"):
+    path.write_bytes(b"a\nb \xff\n" * 100)
+    with pytest.raises(InputError, match=r"texts.txt, line 2: expected UTF-8, found byte 0xff at position 2"):
         calibrate.read(str(path))
 
 
+def test_texts_in_other_forms(tmp_path):
+    """Calibration reads what `bge embed` reads: JSON itself is never a text."""
+    path = tmp_path / "texts.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"title": "a", "text": "b"}\n\n' * 64))
+    assert calibrate.read(str(path)).texts == ("a b",) * 64
+
+
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="expected a file of texts, one a line, random or none; found No such file"):
+    with pytest.raises(InputError, match="expected a file of texts, random or none; found No such file"):
         calibrate.read(str(tmp_path / "none.txt"))
 
 

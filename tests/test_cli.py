@@ -17,7 +17,7 @@ import bge_export.cli
 import bge_onnx.cli
 
 CODE = "import sys; from {module} import main; sys.argv[0] = {name!r}; main()"
-TEXTS = ["ab cd", "", "Ünïcode 中文", "ab " * 50]
+TEXTS = ["ab cd", "Ünïcode 中文", "ab " * 50]
 
 
 def run(name, *arguments, stdin=None, **environment):
@@ -42,12 +42,20 @@ def test_help_shows_a_full_example(command):
 
 
 def test_embed_reads_lines_and_writes_json_lines(tiny_bundle, tiny):
-    """A line of stdin is a text, also an empty one; results come as JSON lines on stdout, in order."""
+    """A line of stdin is a text; results come as JSON lines on stdout, in order."""
     result = run("bge", "embed", tiny_bundle, stdin="\n".join(TEXTS) + "\n")
     rows = [json.loads(line) for line in result.stdout.splitlines()]
     assert (result.returncode, result.stderr) == (0, "")
-    assert [row["index"] for row in rows] == [0, 1, 2, 3]
+    assert [row["index"] for row in rows] == [0, 1, 2]
     np.testing.assert_allclose([row["dense"] for row in rows], tiny.embed(TEXTS).dense, atol=1e-7)
+
+
+def test_blank_lines_are_no_texts(tiny_bundle, tiny):
+    """Blank lines have no vector, and it is said how many there were: rows stand beside the other lines."""
+    result = run("bge", "embed", tiny_bundle, stdin="ab\n\n \ncd\n")
+    found = [json.loads(line)["dense"] for line in result.stdout.splitlines()]
+    np.testing.assert_allclose(found, tiny.embed(["ab", "cd"]).dense, atol=1e-7)
+    assert result.stderr == "left out 2 blank lines: vectors are counted without them\n"
 
 
 def test_embed_writes_npz(tiny_bundle, tiny, tmp_path):
@@ -291,7 +299,10 @@ def test_a_reader_that_has_seen_enough(tiny_bundle, tmp_path):
     ],
 )
 def test_an_output_that_takes_nothing(tiny_bundle, redirection, said):
-    """A full or closed stdout is one clear error."""
+    """A full or closed stdout is one clear error, of every command that has results."""
+    for command in (f"score {tiny_bundle} ab cd", f"info {tiny_bundle}", f"warm-up {tiny_bundle}"):
+        done = shell(f"{{bge}} {command} {redirection}")
+        assert (done.returncode, said in done.stderr, b"Traceback" in done.stderr) == (2, True, False)
     done = shell(f"echo ab | {{bge}} embed {tiny_bundle} {redirection}")
     assert done.returncode == 2
     assert said in done.stderr

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from bge_onnx import InputError
 from bge_onnx.embed_command import FORMATS
 from bge_onnx.text_bytes import FORMATS as ALL_FORMATS
-from bge_onnx.text_files import Fields, read_examples, read_records
+from bge_onnx.text_files import Fields, LeftOut, read_examples, read_records
 
 ROWS = [{"_id": "a1", "title": "T", "text": "one"}, {"_id": 7, "title": None, "text": 'two, "2"\nlines'}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -63,7 +65,12 @@ def test_parquet(tmp_path):
 
     parquet.write_table(pa.Table.from_pylist([{**row, "_id": str(row["_id"])} for row in ROWS]), tmp_path / "x.data")
     assert read(tmp_path / "x.data") == WANTED
-    assert "expected a column body, found _id, title, text" in refusal(tmp_path / "x.data", text="body")
+    assert "expected one column body, found _id, title, text" in refusal(tmp_path / "x.data", text="body")
+    rows = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    parquet.write_table(pa.table({"text": rows}), tmp_path / "z.parquet")
+    assert "z.parquet, row 0 or one of the next 1024: expected UTF-8, found invalid start byte." in refusal(
+        tmp_path / "z.parquet"
+    )
     (tmp_path / "y.parquet").write_bytes(b"PAR1 and no more")
     assert f"{tmp_path}/y.parquet: expected a Parquet file, found " in refusal(tmp_path / "y.parquet")
 
@@ -73,6 +80,29 @@ def test_zstd(tmp_path):
     zstandard = pytest.importorskip("zstandard")
     (tmp_path / "x.jsonl.zst").write_bytes(zstandard.compress(LINES.encode()))
     assert read(tmp_path / "x.jsonl.zst") == WANTED
+    (tmp_path / "two.jsonl.zst").write_bytes(2 * zstandard.compress(LINES.encode()))
+    assert read(tmp_path / "two.jsonl.zst") == 2 * WANTED
+
+
+def test_zstd_that_is_cut_or_damaged(tmp_path):
+    """Texts are never lost in silence: a frame that ends too early is an error, and a damaged one too."""
+    zstandard = pytest.importorskip("zstandard")
+    lines = "\n".join(hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(9000))
+    whole = zstandard.compress(lines.encode())
+    (tmp_path / "x.txt").write_bytes(whole)
+    assert [text for text, _ in read(tmp_path / "x.txt")] == lines.split("\n")
+    (tmp_path / "x.txt").write_bytes(whole[:-3000])
+    assert "expected a compressed file that is whole, found it ended within a zstd frame." in refusal(
+        tmp_path / "x.txt"
+    )
+    (tmp_path / "x.txt").write_bytes(whole[:4] + b"damaged" + whole[11:])
+    assert "expected a compressed file that is whole, found zstd decompress" in refusal(tmp_path / "x.txt")
+
+
+def test_a_cell_of_any_length(tmp_path):
+    """Python's limit of 131,072 characters a cell is none of ours."""
+    (tmp_path / "x.csv").write_text("text\n" + "w " * 100_000 + "\n")
+    assert read(tmp_path / "x.csv") == [("w " * 100_000, None)]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
@@ -85,10 +115,34 @@ def test_encodings(tmp_path, encoding, name):
     assert [text for text, _ in read(tmp_path / name)] == texts
 
 
+@pytest.mark.parametrize("start", ["中 abc", "中文", "é"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_what_encoding_it_is_may_be_an_error(tmp_path, start, encoding):
+    """Bytes of another encoding give the right texts or an error, never other texts."""
+    texts = [start, "second line", "中文"]
+    (tmp_path / "x.txt").write_bytes(("\n".join(texts) + "\n").encode(encoding))
+    try:
+        assert [text for text, _ in read(tmp_path / "x.txt")] == texts
+    except InputError as error:
+        assert "expected UTF-8, found " in str(error)  # noqa: PT017 - one or the other
+
+
+def test_utf_16_that_is_cut(tmp_path):
+    """Half a character at the end is an error that says where, and half a pair is one of its line."""
+    (tmp_path / "x.txt").write_bytes("one\ntwo".encode("utf-16")[:-1])
+    assert "x.txt, after line 1: expected utf-16, found truncated data." in refusal(tmp_path / "x.txt")
+    (tmp_path / "x.txt").write_bytes("one\nt\ud800o\n".encode("utf-16", "surrogatepass"))
+    assert "x.txt, line 2: expected utf-16, found half a pair at 1." in refusal(tmp_path / "x.txt")
+
+
 def test_lines_of_text(tmp_path):
-    """In a text file every line is a text, also an empty one: results stand beside the lines."""
-    (tmp_path / "x.txt").write_bytes(b"one\r\n\n three \n{ no JSON")
-    assert [text for text, _ in read(tmp_path / "x.txt")] == ["one", "", " three ", "{ no JSON"]
+    """In a text file every line is a text but for blank ones, which are counted; places are those of the file."""
+    (tmp_path / "x.txt").write_bytes(b"one\r\n\n three \n \t\n{ no JSON")
+    left_out = LeftOut()
+    records = list(read_records(tmp_path / "x.txt", left_out=left_out))
+    assert [record.text for record in records] == ["one", " three ", "{ no JSON"]
+    assert [record.place for record in records] == [f"{tmp_path}/x.txt, line {line}" for line in (1, 3, 5)]
+    assert left_out.blank_lines == 2
 
 
 def test_blank_lines_are_no_records(tmp_path):
@@ -99,13 +153,55 @@ def test_blank_lines_are_no_records(tmp_path):
     assert [text for text, _ in read(tmp_path / "x.csv")] == ["a"]
 
 
-@pytest.mark.parametrize("content", ["[1] A footnote.\nmore\n", "{a} set\n", '"Quoted," she said.\n', '"whole line"\n'])
+@pytest.mark.parametrize(
+    "content",
+    ["[1] A footnote.\nmore\n", "{a} set\n", '"Quoted," she said.\n', "<!DOCTYPE html>\n", '<?xml version="1.0"?>\n'],
+)
 def test_what_may_be_text_or_json_is_asked_for(tmp_path, content):
-    """A file without an ending that begins like JSON and is none that we know is not guessed; --format decides."""
+    """A file without an ending that begins like JSON or markup and is none that we know is not guessed."""
     (tmp_path / "x").write_text(content)
-    assert "may be plain text" in refusal(tmp_path / "x")
-    assert "--format text or --format jsonl" in refusal(tmp_path / "x")
+    assert "Say what it holds: --format text, jsonl, json, csv, tsv, parquet." in refusal(tmp_path / "x")
     assert [text for text, _ in read(tmp_path / "x", format="text")] == content.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ('"one"\n"two"\n', ["one", "two"]),
+        ('[{"text": "one"},\n {"text": "two"}]\n', ["one", "two"]),
+        ('\n\n{"text": "one"}\n', ["one"]),
+        (json.dumps([{"text": "w " * 5000}] * 3), ["w " * 5000] * 3),
+        (json.dumps({"text": "w " * 600_000}), ["w " * 600_000]),
+        (json.dumps([{"text": "w " * 600_000}, "b"]), ["w " * 600_000, "b"]),
+    ],
+    ids=["strings", "list in lines", "blank first", "long line", "longer than is looked at", "list longer than that"],
+)
+def test_json_without_an_ending(tmp_path, content, texts):
+    """JSON is known by its first line, however long that is, also where it comes from a pipe bit by bit."""
+    (tmp_path / "x").write_text(content)
+    assert [text for text, _ in read(tmp_path / "x")] == texts
+    os.mkfifo(tmp_path / "pipe")
+
+    def write():
+        with (tmp_path / "pipe").open("w") as pipe:
+            for part in (content[:3], content[3:9], content[9:]):
+                pipe.write(part)
+                pipe.flush()
+                time.sleep(0.05)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert [text for text, _ in read(tmp_path / "pipe")] == texts
+    thread.join()
+
+
+def test_json_that_is_called_text(tmp_path):
+    """Records in a file that is named .txt are never embedded as they are, unless that is asked for."""
+    (tmp_path / "x.txt").write_text(LINES)
+    assert "expected an ending that says JSON, found JSON in the first line" in refusal(tmp_path / "x.txt")
+    assert read(tmp_path / "x.txt", format="jsonl") == WANTED
+    (tmp_path / "y.txt").write_text('[1]\n"quoted"\n')
+    assert [text for text, _ in read(tmp_path / "y.txt")] == ["[1]", '"quoted"']
 
 
 def test_fields_are_chosen(tmp_path):
@@ -113,6 +209,7 @@ def test_fields_are_chosen(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"body": "b", "head": "h", "key": 3, "id": "i", "title": "t"}\n')
     assert read(tmp_path / "x.jsonl", text="body", title="head", id="key") == [("h b", "3")]
     assert read(tmp_path / "x.jsonl", text="body", title="") == [("b", "i")]
+    assert read(tmp_path / "x.jsonl", text="body", id="") == [("t b", None)]
 
 
 @pytest.mark.parametrize(
@@ -126,9 +223,12 @@ def test_fields_are_chosen(tmp_path):
         ("x.jsonl", "[1]\n", 'x.jsonl, line 1: expected {"text": "…"}, found [1]'),
         ("x.json", '{"texts": 1\n}', "x.json: expected a JSON list, found {'texts': 1}."),
         ("x.json", "[1, ", "x.json: expected a JSON list of texts or records, found no JSON: Expecting value"),
-        ("x.csv", "body,n\na,1\n", "x.csv: expected a column text, found body, n.\n    Name the column"),
+        ("x.csv", "body,n\na,1\n", "x.csv: expected one column text, found body, n.\n    Name the column"),
         ("x.csv", "text,n\na,1\nb\n", "x.csv, line 3: expected 2 cells, as the header has, found 1."),
         ("x.csv", 'text,n\n"a"x,1\n', "x.csv, line 2: expected a row of cells, found that ',' expected after '\"'."),
+        ("x.csv", "text,text\na,b\n", "x.csv: expected one column text, found text, text."),
+        ("x.jsonl", '{"_id": {"$oid": "5"}, "text": "a"}', "line 1: expected a string or a number as id in"),
+        ("x.txt", "one\ntw\0o\n", "x.txt, line 2: expected UTF-8, found a zero byte"),
         ("x.txt.gz", "no gzip \ufffd", None),
     ],
 )  # fmt: skip
@@ -156,11 +256,19 @@ def test_a_compressed_file_that_is_cut(tmp_path):
 
 def test_faults_may_be_noted(tmp_path):
     """Whoever wants to skip is told of each fault, and gets the other records."""
-    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{}\nno\n{"text": "d"}\n')
-    faults = []
-    found = [record.text for record in read_records(tmp_path / "x.jsonl", fault=faults.append)]
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "a"}\n{}\nno\n"\xff"\n{"text": "d"}\n')
+    left_out = LeftOut(stop=False)
+    found = [record.text for record in read_records(tmp_path / "x.jsonl", left_out=left_out)]
     assert found == ["a", "d"]
-    assert [str(fault).split(":")[0] for fault in faults] == [f"{tmp_path}/x.jsonl, line {line}" for line in (2, 3)]
+    assert [str(e).split(":")[0] for e in left_out.shown] == [f"{tmp_path}/x.jsonl, line {line}" for line in (2, 3, 4)]
+
+
+def test_of_many_faults_some_are_kept(tmp_path):
+    """All are counted, the first 20 are kept."""
+    (tmp_path / "x.jsonl").write_text("{}\n" * 1000)
+    left_out = LeftOut(stop=False)
+    assert list(read_records(tmp_path / "x.jsonl", left_out=left_out)) == []
+    assert (left_out.errors, len(left_out.shown)) == (1000, 20)
 
 
 def test_a_pipe_is_read_as_it_comes(tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from bge_export.gptq import Hessians
 from bge_export.weights import Array
 from bge_onnx.batches import plan_batches
 from bge_onnx.errors import CheckpointError, InputError
+from bge_onnx.text_files import records_in
 
 RANDOM, NONE = "random", "none"
 """In the place of a file: token ids drawn evenly from the vocabulary, or each weight rounded by itself."""
@@ -44,24 +46,23 @@ NOTHING = Texts(NONE, ())
 
 
 def read(source: str) -> Texts:
-    """The texts of a file, one a line, or what "random" or "none" stand for.
+    """The texts of a file, in every form that `bge embed` reads, or what "random" or "none" stand for.
 
-    Raises InputError: no such file, not UTF-8, too few texts.
+    Raises InputError: no such file, records without a text, too few texts. InstallationError: like `read_records`.
     """
     if source in (RANDOM, NONE):
         return RANDOM_IDS if source == RANDOM else NOTHING
+    path = Path(source)
     try:
-        content = Path(source).read_bytes()
-        texts = tuple(line for line in content.decode("utf-8").splitlines() if line.strip())
-    except UnicodeDecodeError as error:
-        raise InputError(f"{source}: expected UTF-8 text, a text a line, found {error}.") from None
-    except OSError as error:
-        raise InputError(
-            f"{source}: expected a file of texts, one a line, random or none; found {error.strerror}."
-        ) from None
+        content = path.read_bytes()  # once: it may be a pipe
+    except (OSError, ValueError) as error:
+        found = getattr(error, "strerror", None) or error
+        raise InputError(f"{source}: expected a file of texts, random or none; found {found}.") from None
+    records = records_in(io.BufferedReader(cast("Any", io.BytesIO(content))), path)
+    texts = tuple(record.text for record in records if record.text.strip())
     if len(texts) < LEAST_TEXTS:
         raise InputError(
-            f"{source}: expected at least {LEAST_TEXTS} texts, one a line, found {len(texts)}.\n"
+            f"{source}: expected at least {LEAST_TEXTS} texts, found {len(texts)}.\n"
             "    Some hundred sentences and passages like those to embed are enough; --calibrate random needs none."
         )
     return Texts(f"texts with sha256 {hashlib.sha256(content).hexdigest()}", texts)

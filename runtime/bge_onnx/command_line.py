@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import click
 
-from bge_onnx.errors import BgeError
+from bge_onnx.errors import BgeError, InputError
 
 EXTRAS = {"export": ("torch", "transformers", "safetensors", "sentencepiece", "onnx", "onnx_ir", "scipy")}
 """The packages that an extra of bge-onnx brings, by its name; onnxruntime's own error is `onnx_runtime`'s."""
@@ -36,11 +36,12 @@ def run_command(command: click.Command) -> NoReturn:
     SIGTERM ends it as an error would, so that half-written files are removed.
     """
     _write_any_character()
+    _write_any_character()
+    sys.stdout = sys.stdout or ClosedOutput()
     before = signal.signal(signal.SIGTERM, _end)
     try:
         result = _invoke(command)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except click.exceptions.Exit as end:  # of --help and --version
         _leave(end.exit_code)
     except BrokenPipeError:  # `| head` has seen enough
@@ -71,6 +72,18 @@ def _invoke(command: click.Command) -> Any:
         return command.invoke(context)
 
 
+class ClosedOutput(io.TextIOBase):
+    """Stands in the place of a stdout that was closed: results are refused, where Python would drop them."""
+
+    def writable(self) -> bool:
+        """False: whoever has results for it can ask before the work."""
+        return False
+
+    def write(self, _: str, /) -> int:
+        """Raise InputError."""
+        raise InputError("stdout: expected a place for the results, found it closed.")
+
+
 def _end(_: int, __: FrameType | None) -> NoReturn:
     raise SystemExit(TERMINATED)
 
@@ -81,8 +94,7 @@ def _leave(code: int, said: str = "") -> NoReturn:
         if said and sys.stderr is not None:
             click.echo(said, err=True)
     try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

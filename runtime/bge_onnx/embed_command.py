@@ -14,14 +14,11 @@ from bge_onnx.command_line import split_devices
 if TYPE_CHECKING:
     from bge_onnx.embedder import Embedder
     from bge_onnx.embeddings import Embeddings
-    from bge_onnx.errors import InputError
-    from bge_onnx.text_files import Record
+    from bge_onnx.text_files import LeftOut, Record
     from bge_onnx.vector_files import Chunk
 
 FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 # text_bytes.FORMATS, without importing numpy for --help; a test compares
-
-SKIPPED_SHOWN = 20
 
 
 @click.command()
@@ -41,7 +38,10 @@ SKIPPED_SHOWN = 20
     "--title-field", default="title", show_default=True,
     help="Its text stands in front, with a blank between, where a record has one. Empty for none.",
 )  # fmt: skip
-@click.option("--id-field", help="The field of the ids, which results keep; _id or id by default, where there is one.")
+@click.option(
+    "--id-field",
+    help="The field of the ids, which results keep; _id or id by default, where there is one. Empty for none.",
+)
 @click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
     help="What becomes of a record without a text: skip leaves it out, and says so at the end.",
@@ -55,9 +55,10 @@ def embed(
 ) -> None:
     """Embed the texts of FILE (or stdin).
 
-    FILE is plain text, one text a line (an empty line is an empty text), or JSON lines, a JSON list, CSV or TSV with a
-    header, or Parquet; each may be compressed with gzip or zstd. The ending says which; without one the first line
-    does, or --format. Records have the texts in the field "text". Their ids are kept.
+    FILE is plain text, one text a line, or JSON lines, a JSON list, CSV or TSV with a header, or Parquet; each may be
+    compressed with gzip or zstd. The ending says which; without one the first line does, or --format. Records have the
+    texts in the field "text". Their ids are kept. Blank lines are left out in every format, and of plain text it is
+    said how many; an empty text of a record is a text.
 
     Results keep the texts' order: JSON lines with `index`, `id` and each head, or arrays in an .npz file: `ids`;
     `dense` (N, D); `sparse_ids` and `sparse_weights`, text i's from `sparse_starts[i]` to `sparse_starts[i + 1]`; rows
@@ -73,25 +74,31 @@ def embed(
       bge embed bge-en-icl queries.txt --instruction "Given a question, retrieve its answer." --examples examples.json
     """
     from bge_onnx.embedder import Embedder
-    from bge_onnx.text_files import Fields, read_records
+    from bge_onnx.text_files import Fields, LeftOut, read_records
     from bge_onnx.vector_files import vector_file, write_vectors
 
     fields = Fields(
         format=options["kind"], text=options["text_field"], title=options["title_field"], id=options["id_field"]
     )
-    skipped: list[InputError] = []
+    left_out = LeftOut(stop=options["on_error"] == "stop")
     with vector_file(out, force=options["force"]) as partial:
         embedder = Embedder.open(bundle, threads=threads, devices=devices)
         embed_texts, window = _way(embedder, options)
-        fault = {"fault": skipped.append} if options["on_error"] == "skip" else {}
-        chunks = _chunks(read_records(file, fields, **fault), embed_texts, window)
+        chunks = _chunks(read_records(file, fields, left_out), embed_texts, window)
         count = write_vectors(chunks, partial, arrays=out is not None and out.suffix == ".npz")
-    for error in skipped[:SKIPPED_SHOWN]:
-        click.echo(f"skipped {error}", err=True)
-    if skipped:
-        click.echo(f"skipped {len(skipped)} records that have no text", err=True)
+    _report(left_out)
     if out is not None:
         click.echo(f"wrote {out}: {count} vectors", err=True)
+
+
+def _report(left_out: LeftOut) -> None:
+    """Say on stderr what has no vector."""
+    for error in left_out.shown:
+        click.echo(f"skipped {error}", err=True)
+    if left_out.errors:
+        click.echo(f"skipped {left_out.errors} records that have no text", err=True)
+    if left_out.blank_lines:
+        click.echo(f"left out {left_out.blank_lines} blank lines: vectors are counted without them", err=True)
 
 
 def _way(embedder: Embedder, options: dict[str, Any]) -> tuple[Callable[[list[str]], Embeddings], int]:

@@ -7,16 +7,22 @@ import csv
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bge_onnx.compressed import decompressed, is_on_disk, opened
 from bge_onnx.errors import InputError, InstallationError
 from bge_onnx.json_file import parse_json, read_json, shortened
-from bge_onnx.text_bytes import Format, format_of, lines_of, opened
+from bge_onnx.text_bytes import Format, encoding_of, format_of, lines_of, look
 
 IDS = ("_id", "id")
 """Fields that are taken for the id where no field is named."""
+
+ERRORS_SHOWN = 20
+
+MOST_CELL_CHARS = 1 << 27
+"""Of a cell in CSV; Python's own limit is 131,072."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +32,7 @@ class Fields:
     format  None for what the file's ending and its first bytes say
     text    the field of the text
     title   stands in front of the text with a blank between, where a record has it; empty for none
-    id      None takes `_id` or `id` where a record has one
+    id      None takes `_id` or `id` where a record has one; empty for none
     """
 
     format: Format | None = None
@@ -44,35 +50,59 @@ class Record:
     place: str
 
 
-Fault = Callable[[InputError], None]
-"""Is told of a record that cannot be read; raises the error, or notes it and returns."""
+@dataclass(slots=True)
+class LeftOut:
+    """What of a file was no text: errors where it goes on in spite of them, the first few kept; and blank lines.
+
+    stop  the first error ends the reading
+    """
+
+    stop: bool = True
+    errors: int = 0
+    shown: list[InputError] = field(default_factory=list)
+    blank_lines: int = 0
+
+    def fault(self, error: InputError) -> None:
+        """Note an error, or raise it."""
+        if self.stop:
+            raise error
+        self.errors += 1
+        if len(self.shown) < ERRORS_SHOWN:
+            self.shown.append(error)
 
 
-def stop(error: InputError) -> None:
-    """A Fault that ends with the first error."""
-    raise error
-
-
-def read_records(path: Path, fields: Fields | None = None, fault: Fault = stop) -> Iterator[Record]:
+def read_records(path: Path, fields: Fields | None = None, left_out: LeftOut | None = None) -> Iterator[Record]:
     """The texts of a file, one by one; `-` is stdin. Files of any size but for `json` are read bit by bit.
 
-    In a text file every line is a text, an empty one too; blank lines of JSON lines and CSV are no records.
-    Raises InputError: no such file, a form that is not clear, and by `stop` the first record without a text, with the
-    file, line and field. InstallationError: Parquet or zstd without the package that reads it.
+    Blank lines are no texts, whatever the format; an empty text of a record is one.
+    Raises InputError: no such file, a form that is not clear, and unless `left_out` says otherwise the first record
+    without a text, with the file, line and field. InstallationError: Parquet or zstd without what reads it.
     """
-    fields = fields or Fields()
-    name = "stdin" if str(path) == "-" else str(path)
     with contextlib.ExitStack() as stack:
-        file, compressed = opened(path, name, stack)
-        try:
-            kind = fields.format or format_of(path, file, name)
-            if kind == "parquet":
-                yield from _parquet(file, name, fields, fault)
-            else:
-                yield from READERS[kind](lines_of(file, name), _Source(name, fields, fault))
-        except (OSError, EOFError, zlib.error) as error:
-            what = "a compressed file that is whole" if compressed else "a file that can be read"
-            raise InputError(f"{name}: expected {what}, found {shortened(str(error))}.") from None
+        name = "stdin" if str(path) == "-" else str(path)
+        yield from records_in(opened(path, name, stack), path, fields, left_out)
+
+
+def records_in(
+    raw: io.BufferedReader, path: Path, fields: Fields | None = None, left_out: LeftOut | None = None
+) -> Iterator[Record]:
+    """The texts in the bytes of the file `path`, which may be compressed. Raises like `read_records`."""
+    name = "stdin" if str(path) == "-" else str(path)
+    source = _Source(name, fields or Fields(), left_out or LeftOut())
+    compressed = False
+    try:
+        file, compressed = decompressed(raw, name)
+        start, file = look(file)
+        kind = source.fields.format or format_of(path, start, name)
+        if kind == "parquet":
+            yield from _parquet(file, source)
+            return
+        by_line = kind in ("text", "jsonl")  # elsewhere the rest is not to be understood without a line
+        lines = lines_of(file, encoding_of(start), name, source.left_out.fault if by_line else LeftOut().fault)
+        yield from READERS[kind](lines, source)
+    except (OSError, EOFError, zlib.error) as error:
+        what = "a compressed file that is whole" if compressed else "a file that can be read"
+        raise InputError(f"{name}: expected {what}, found {shortened(str(error))}.") from None
 
 
 def read_examples(path: Path) -> list[Any]:
@@ -96,18 +126,18 @@ def read_examples(path: Path) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """What readers need to make records: the file's name, the fields, and whom to tell of faults."""
+    """What readers need to make records: the file's name, the fields, and what was left out."""
 
     name: str
     fields: Fields
-    fault: Fault
+    left_out: LeftOut
 
     def record(self, value: Any, place: str) -> Iterator[Record]:
         """The record of a JSON object, a row or a bare string; none where the fault was noted."""
         try:
             yield self._record(value, f"{self.name}, {place}")
         except InputError as error:
-            self.fault(error)
+            self.left_out.fault(error)
 
     def _record(self, value: Any, place: str) -> Record:
         fields = self.fields
@@ -118,12 +148,26 @@ class _Source:
         text = _text(value.get(fields.text), place, fields.text, value)
         title = value.get(fields.title) if fields.title else None
         if title is not None and title != "":
-            text = f"{_text(title, place, fields.title, value)} {text}"
-        names = IDS if fields.id is None else (fields.id,)
-        found = next((value[name] for name in names if value.get(name) is not None), None)
-        if fields.id is not None and found is None:
-            raise InputError(f"{place}: expected an id in the field {fields.id}, found {_keys(value)}.")
-        return Record(text, None if found is None else str(found), place)
+            text = f"{_text(title, place, fields.title, value)} {text}".strip()
+        return Record(text, self._id(value, place), place)
+
+    def _id(self, value: dict[str, Any], place: str) -> str | None:
+        names = IDS if self.fields.id is None else (self.fields.id,) if self.fields.id else ()
+        name = next((name for name in names if value.get(name) is not None), None)
+        if name is None and self.fields.id:
+            raise InputError(f"{place}: expected an id in the field {self.fields.id}, found {_keys(value)}.")
+        if name is None:
+            return None
+        if isinstance(value[name], bool | dict | list | bytes):
+            raise InputError(
+                f"{place}: expected a string or a number as id in the field {name}, found "
+                f"{shortened(repr(value[name]), 60)}.\n    Name another field: --id-field NAME, or '' for none."
+            )
+        return str(value[name])
+
+
+Lines = Iterable[tuple[int, str]]
+"""Lines with their numbers."""
 
 
 def _text(value: Any, place: str, field: str, record: dict[str, Any]) -> str:
@@ -145,26 +189,29 @@ def _keys(record: dict[str, Any]) -> str:
     return f"the fields {shortened(', '.join(map(str, record)), 80) or 'of none'}"
 
 
-def _text_lines(lines: Iterable[str], source: _Source) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
+def _text_lines(lines: Lines, source: _Source) -> Iterator[Record]:
+    for number, line in lines:
+        if not line.strip():
+            source.left_out.blank_lines += 1
+            continue
         yield Record(line.rstrip("\r\n"), None, f"{source.name}, line {number}")
 
 
-def _json_lines(lines: Iterable[str], source: _Source) -> Iterator[Record]:
-    for number, line in enumerate(lines, 1):
+def _json_lines(lines: Lines, source: _Source) -> Iterator[Record]:
+    for number, line in lines:
         if not line.strip():
             continue
         try:
             value = parse_json(line)
         except ValueError as error:
-            source.fault(InputError(f"{source.name}, line {number}: expected JSON, found {error}."))
+            source.left_out.fault(InputError(f"{source.name}, line {number}: expected JSON, found {error}."))
             continue
         yield from source.record(value, f"line {number}")
 
 
-def _json_list(lines: Iterable[str], source: _Source) -> Iterator[Record]:
+def _json_list(lines: Lines, source: _Source) -> Iterator[Record]:
     try:
-        values = parse_json("".join(lines))
+        values = parse_json("".join(line for _, line in lines))
     except ValueError as error:
         raise InputError(f"{source.name}: expected a JSON list of texts or records, found {error}.") from None
     if not isinstance(values, list):
@@ -173,9 +220,10 @@ def _json_list(lines: Iterable[str], source: _Source) -> Iterator[Record]:
         yield from source.record(value, f"entry {index}")
 
 
-def _csv_rows(lines: Iterable[str], source: _Source, *, tabs: bool = False) -> Iterator[Record]:
+def _csv_rows(lines: Lines, source: _Source, *, tabs: bool = False) -> Iterator[Record]:
+    csv.field_size_limit(MOST_CELL_CHARS)
     reader = csv.reader(
-        iter(lines),
+        (line for _, line in lines),
         delimiter="\t" if tabs else ",",
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,  # a quote is a letter like any other in TSV
         strict=True,
@@ -193,49 +241,55 @@ def _csv_rows(lines: Iterable[str], source: _Source, *, tabs: bool = False) -> I
                 else:
                     wanted = f"{len(header)} cells, as the header has"
                     found = f"{source.name}, line {number}: expected {wanted}, found {len(cells)}."
-                    source.fault(InputError(found))
+                    source.left_out.fault(InputError(found))
             number = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{source.name}, line {number}: expected a row of cells, found that {error}.") from None
 
 
-def _tsv_rows(lines: Iterable[str], source: _Source) -> Iterator[Record]:
+def _tsv_rows(lines: Lines, source: _Source) -> Iterator[Record]:
     return _csv_rows(lines, source, tabs=True)
 
 
 def _require_column(source: _Source, columns: list[str]) -> None:
-    if source.fields.text not in columns:
+    fields = source.fields
+    twice = [name for name in (fields.text, fields.title, fields.id, *IDS) if name and columns.count(name) > 1]
+    if fields.text not in columns or twice:
+        wanted = f"one column {(twice or [fields.text])[0]}"
         raise InputError(
-            f"{source.name}: expected a column {source.fields.text}, found {shortened(', '.join(columns), 80)}.\n"
+            f"{source.name}: expected {wanted}, found {shortened(', '.join(columns), 80)}.\n"
             "    Name the column of the texts: --text-field NAME."
         )
 
 
-def _parquet(file: io.BufferedReader, name: str, fields: Fields, fault: Fault) -> Iterator[Record]:
+def _parquet(file: io.BufferedReader, source: _Source) -> Iterator[Record]:
     try:
         from pyarrow import ArrowException  # noqa: PLC0415 - an extra
         from pyarrow.parquet import ParquetFile  # noqa: PLC0415
     except ImportError:
         raise InstallationError(
-            f"{name}: expected the package pyarrow, which reads Parquet, found none.\n"
+            f"{source.name}: expected the package pyarrow, which reads Parquet, found none.\n"
             "    Install it: pip install 'bge-onnx[files]'"
         ) from None
-    source = _Source(name, fields, fault)
+    fields, row = source.fields, 0
     try:
-        opened = ParquetFile(file if file.seekable() else io.BytesIO(file.read()))
-        columns = list(opened.schema_arrow.names)
+        table = ParquetFile(file if is_on_disk(file) else io.BytesIO(file.read()))
+        columns = list(table.schema_arrow.names)
         _require_column(source, columns)
         wanted = [column for column in columns if column in (fields.text, fields.title, fields.id, *IDS)]
-        row = 0
-        for batch in opened.iter_batches(batch_size=1024, columns=wanted):
+        for batch in table.iter_batches(batch_size=1024, columns=wanted):
             for value in batch.to_pylist():
                 yield from source.record(value, f"row {row}")
                 row += 1
     except ArrowException as error:
-        raise InputError(f"{name}: expected a Parquet file, found {shortened(str(error))}.") from None
+        raise InputError(f"{source.name}: expected a Parquet file, found {shortened(str(error))}.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{source.name}, row {row} or one of the next 1024: expected UTF-8, found {error.reason}."
+        ) from None
 
 
-READERS: dict[Format, Callable[[Iterable[str], _Source], Iterator[Record]]] = {
+READERS: dict[Format, Callable[[Lines, _Source], Iterator[Record]]] = {
     "text": _text_lines,
     "jsonl": _json_lines,
     "json": _json_list,

@@ -32,7 +32,7 @@ def vector_file(out: Path | None, *, force: bool) -> Iterator[Path | None]:
     Raises InputError: another ending, a folder, a file that exists and no `force`, or whatever the system says.
     """
     if out is None:
-        if sys.stdout is None:
+        if sys.stdout is None or not sys.stdout.writable():
             raise InputError("stdout: expected a place for the vectors, found it closed.")
         yield None
         return
