@@ -323,7 +323,7 @@ def test_a_pipe_with_another_encoding(tiny_bundle):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("seconds", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("seconds", [0.15, 0.25, 0.35, 0.5, 0.9])
 def test_signals_while_it_starts(tiny_bundle, tmp_path, number, seconds):
     """Ctrl-C and SIGTERM at any time of the start leave one line at most, no traceback, and no file."""
     (tmp_path / "texts.txt").write_text("ab\n" * 200_000)

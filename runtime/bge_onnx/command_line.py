@@ -8,18 +8,17 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
 from bge_onnx.errors import BgeError, InputError
+from bge_onnx.start import SAID, STATUS_OF_SIGNAL, end, received
 
 EXTRAS = {"export": ("torch", "transformers", "safetensors", "sentencepiece", "onnx", "onnx_ir", "scipy")}
 """The packages that an extra of bge-onnx brings, by its name; onnxruntime's own error is `onnx_runtime`'s."""
 
-TERMINATED = 128 + signal.SIGTERM
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = STATUS_OF_SIGNAL + signal.SIGINT
 
 
 def split_devices(_: click.Context, __: click.Parameter, value: str | None) -> list[int] | None:
@@ -36,14 +35,13 @@ def run_command(command: click.Command) -> NoReturn:
     SIGTERM ends it as an error would, so that half-written files are removed.
     """
     _write_any_character()
-    _write_any_character()
     sys.stdout = sys.stdout or ClosedOutput()
-    before = signal.signal(signal.SIGTERM, _end)
+    before = signal.signal(signal.SIGTERM, end)
     try:
         result = _invoke(command)
         sys.stdout.flush()
-    except click.exceptions.Exit as end:  # of --help and --version
-        _leave(end.exit_code)
+    except click.exceptions.Exit as done:  # of --help and --version
+        _leave(done.exit_code)
     except BrokenPipeError:  # `| head` has seen enough
         _leave(0)
     except BgeError as error:
@@ -57,7 +55,11 @@ def run_command(command: click.Command) -> NoReturn:
         place = f"{error.filename}: " if error.filename else ""
         _leave(2, f"{place}expected to read and write, found: {error.strerror or error}.")
     except (click.Abort, KeyboardInterrupt):
-        _leave(INTERRUPTED, "interrupted; nothing half-written was left")
+        _leave(INTERRUPTED, SAID[signal.SIGINT])
+    except Exception:
+        if not received:
+            raise
+        _leave(INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, before)
     sys.exit(result)
@@ -84,12 +86,13 @@ class ClosedOutput(io.TextIOBase):
         raise InputError("stdout: expected a place for the results, found it closed.")
 
 
-def _end(_: int, __: FrameType | None) -> NoReturn:
-    raise SystemExit(TERMINATED)
-
-
 def _leave(code: int, said: str = "") -> NoReturn:
-    """Say why, and end. What stdout still holds cannot be written any more: Python would try again at its end."""
+    """Say why, and end. What stdout still holds cannot be written any more: Python would try again at its end.
+
+    A signal is the reason whatever error was made of it.
+    """
+    if received:
+        code, said = STATUS_OF_SIGNAL + received[0], SAID.get(signal.Signals(received[0]), "")
     with contextlib.suppress(OSError, ValueError):
         if said and sys.stderr is not None:
             click.echo(said, err=True)

@@ -1,4 +1,4 @@
-"""The entry point of `bge`: Ctrl-C is one line from the first import on."""
+"""The entry point of `bge`: Ctrl-C and SIGTERM end it well from the first import on."""
 
 from __future__ import annotations
 
@@ -8,28 +8,36 @@ import sys
 from types import FrameType
 from typing import NoReturn
 
-INTERRUPTED = 128 + signal.SIGINT
+STATUS_OF_SIGNAL = 128  # a shell's: plus the signal's number
+SAID = {signal.SIGINT: "interrupted; nothing half-written was left"}
+
+received: list[int] = []
+"""Signals that told this process to end: imports and other code may make another error of what `end` raises."""
+
+
+def end(number: int, _: FrameType | None) -> NoReturn:
+    """Handle a signal that ends the process: half-written files are removed on the way out."""
+    received.append(number)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(STATUS_OF_SIGNAL + number)
 
 
 def run(module: str) -> NoReturn:
-    """Import a module and call its `main`. Ctrl-C ends with 130, also where an import makes another error of it."""
-    pressed: list[int] = []
-
-    def note(number: int, _: FrameType | None) -> NoReturn:
-        pressed.append(number)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
-        signal.signal(signal.SIGINT, note)
+    """Import a module and call its `main`. Ctrl-C ends with 130, SIGTERM with 143, from the first import on."""
+    for number, default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is default:  # a job in the background ignores Ctrl-C
+            signal.signal(number, end)
     try:
         importlib.import_module(module).main()
     except SystemExit:
         raise
     except BaseException:
-        if not pressed:
+        if not received:
             raise
-        sys.stderr.write("interrupted; nothing half-written was left\n")
-        sys.exit(INTERRUPTED)
+        if said := SAID.get(signal.Signals(received[0])):
+            sys.stderr.write(f"{said}\n")
+        sys.exit(STATUS_OF_SIGNAL + received[0])
     sys.exit(0)
 
 
