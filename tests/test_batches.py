@@ -77,3 +77,16 @@ def test_packed_batches_bound_what_attention_holds():
     for length, texts in ((4096, 4), (8192, 1), (9000, 1)):
         batches = plan_batches(ids_of([length] * 5), budget_tokens=10**6, layout="packed", pad_id=0)
         assert max(len(batch.rows) for batch in batches) == texts
+
+
+@given(st.lists(st.integers(1, 3000), max_size=80), st.integers(1, 5000))
+def test_packed_batches_bound_attentions_buffers(lengths, budget):
+    """Buffers are as large as if all texts were as long as the longest: of at most twice the budget's tokens."""
+    for batch in plan_batches(ids_of(lengths), budget_tokens=budget, layout="packed", pad_id=0):
+        assert len(batch.rows) * batch.lengths.max() <= 2 * budget or len(batch.rows) == 1
+
+
+def test_a_long_text_among_short_ones_does_not_widen_them():
+    """Of 4096 tokens and then 400 texts of ten: three run with it, the others together."""
+    batches = plan_batches(ids_of([4096, *[10] * 400]), layout="packed", pad_id=0)
+    assert [len(batch.rows) for batch in batches] == [4, 397]

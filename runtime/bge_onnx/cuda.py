@@ -85,7 +85,11 @@ def records(bundle: Bundle) -> bool:
 
 
 def provider_options(bundle: Bundle, device: int, memory_bytes: int | None = None) -> dict[str, str]:
-    """Options of ONNX Runtime's CUDA provider for a bundle; `memory_bytes` is the most that its arena may take."""
+    """Options of ONNX Runtime's CUDA provider for a bundle; `memory_bytes` is the most that its arena may take.
+
+    The arena doubles when it grows, ONNX Runtime's default: forty requests of up to 400 texts took 528 MiB of
+    bge-small's, and 1132 where it grew by what was asked for (kSameAsRequested; counted under stub CUDA libraries).
+    """
     return {
         **({"gpu_mem_limit": str(memory_bytes)} if memory_bytes else {}),
         "device_id": str(device),
