@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PYTHON = """#!/bin/sh
-case $1 in
--c) echo /site/nvidia/cu13/lib:/site/nvidia/cudnn/lib ;;
+case $* in
+*/nvidia/*) echo /site/nvidia/cu13/lib:/site/nvidia/cudnn/lib ;;
+*find_spec*) echo $MISSING ;;
 *) printf '%s\\n' "$LD_LIBRARY_PATH" "$PYTHONPATH" "$@" ;;
 esac
 """
@@ -26,6 +27,17 @@ def test_the_gpu_script_lists_its_checks(tmp_path):
     assert (tmp_path / "small/cuda-fp16/bundle.json").is_file()
 
 
+def scripts_gpu(folder, **variables):
+    """`scripts/gpu` with a Python that prints the paths and arguments that it is given."""
+    python = folder / "python"
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "PYTHONPATH")}
+    environment |= {"PYTHON": str(python), **variables}
+    command = [ROOT / "scripts/gpu", "--parts", "parity"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [(None, []), ("", []), (":", []), ("/a:", ["/a"]), (":/a::/b c:/d*", ["/a", "/b c", "/d*"])],
@@ -34,19 +46,20 @@ def test_carried_folders_are_kept(tmp_path, given, kept):
     """PyTorch's CUDA libraries and our packages come first, then what the caller has named; no entry is empty, which
     would be the working directory, and `bench`, whose modules have packages' names, is none.
     """
-    python = tmp_path / "python"
-    python.write_text(PYTHON)
-    python.chmod(0o755)
-    environment = {key: value for key, value in os.environ.items() if key not in ("LD_LIBRARY_PATH", "PYTHONPATH")}
-    environment |= {"PYTHON": str(python)}
-    environment |= {} if given is None else {"LD_LIBRARY_PATH": given, "PYTHONPATH": given}
-    command = [ROOT / "scripts/gpu", "--parts", "parity"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    variables = {} if given is None else {"LD_LIBRARY_PATH": given, "PYTHONPATH": given}
+    done = scripts_gpu(tmp_path, **variables)
+    assert (done.returncode, done.stderr) == (0, "")
     libraries, packages, *arguments = done.stdout.splitlines()
     assert libraries.split(":") == ["/site/nvidia/cu13/lib", "/site/nvidia/cudnn/lib", *kept]
     assert packages.split(":") == [*(f"{ROOT}/{name}" for name in ("runtime", "export", "kernels")), *kept]
     assert arguments == ["bench/gpu.py", "--parts", "parity"]
-    assert not done.stderr
+
+
+def test_missing_packages_are_named_at_once(tmp_path):
+    """All of them, before anything else is done, as time on a GPU machine is short."""
+    done = scripts_gpu(tmp_path, MISSING="onnx_ir tabulate")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "expected Python packages, found none for: onnx_ir tabulate." in done.stderr
 
 
 @pytest.mark.parametrize(
