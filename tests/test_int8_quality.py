@@ -18,10 +18,15 @@ from one_operator import built
 
 BARS = {
     (8, "random"): (0.9994, 0.998, 0.997),
-    (8, "file"): (0.9996, 0.9988, 0.998),
+    (8, "file"): (0.9996, 0.9988, 0.9975),
     (7, "random"): (0.9990, 0.996, 0.994),
 }
-"""By bits of activations and calibration, the cosine of int8 vectors to float32's: mean, first percentile, least."""
+"""By bits of activations and calibration, the cosine of int8 vectors to float32's: mean, first percentile, least.
+
+The least is one text's of 2758. Which one, and how far off, depends on how a CPU sums in float32, before weights are
+rounded and when rows are: calibrated with a file 0.9983 on an AMD EPYC (Zen 4), 0.9979 on an Intel Xeon (AMX), 0.9982
+there with PyTorch held to AVX2.
+"""
 
 
 @pytest.mark.checkpoint
