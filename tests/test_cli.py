@@ -142,6 +142,14 @@ def test_score_ranks_passages(tiny_bundle, tiny):
     assert [row["score"] for row in rows] == pytest.approx(sorted(scores, reverse=True), abs=1e-6)
 
 
+def test_scores_that_are_none(m3_bundle):
+    """A mean of heads that weigh nothing together is `null`: JSON has no NaN."""
+    result = run("bge", "score", m3_bundle, "ab", "cd", "--weights", "0", "0", "1")
+    record = json.loads(result.stdout, parse_constant=pytest.fail)
+    assert record["sparse+dense"] is None
+    assert record["score"] == record["colbert"]
+
+
 def test_info_says_what_it_is_and_where_it_runs(tiny_bundle):
     """info prints facts for people, and with --json the manifest and the provider that a session really got."""
     text = run("bge", "info", tiny_bundle, "--verify")
@@ -307,6 +315,13 @@ def test_an_output_that_takes_nothing(tiny_bundle, redirection, said):
     assert done.returncode == 2
     assert said in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+def test_reports_that_cannot_be_said(tiny_bundle, tmp_path):
+    """Where stderr takes nothing the vectors are written all the same."""
+    done = shell(f"echo ab | {{bge}} embed {tiny_bundle} --out {tmp_path}/x.npz 2>/dev/full")
+    assert done.returncode == 0
+    assert np.load(tmp_path / "x.npz")["dense"].shape == (1, 32)
 
 
 def test_an_input_that_is_closed(tiny_bundle):

@@ -130,3 +130,10 @@ def test_pairs_are_scored_some_at_a_time():
     assert max(map(len, chunks)) == 256
     assert all(sum(pair is long for pair in chunk) <= 8 for chunk in chunks)
     assert scores.chunks_of_pairs([], max_tokens=8192, width=1024) == [[]]
+
+
+@pytest.mark.parametrize("pairs", [{("q", "p"): 1}, {("q", "p")}, "qp", None])
+def test_pairs_are_a_list(m3, pairs):
+    """What has keys, no order or no pairs is refused: nobody could tell whose score a row is."""
+    with pytest.raises(InputError, match=r"pairs: expected a list of pairs \(query, passage\), found "):
+        m3.score(pairs)

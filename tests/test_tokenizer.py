@@ -168,6 +168,13 @@ def test_what_has_keys_is_refused(tiny, texts):
         next(tiny.stream(texts))
 
 
+@pytest.mark.parametrize("texts", [{"a", "b"}, frozenset("ab")])
+def test_what_has_no_order_is_refused(tiny, texts):
+    """A set has another order in every process: nobody could tell whose vector a row is."""
+    with pytest.raises(InputError, match=r"which has no order that vectors could keep.\n    Put it in one: sorted"):
+        tiny.embed(texts)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -41,7 +42,8 @@ def score(
 ) -> None:
     """Rank PASSAGEs by their similarity to QUERY: JSON lines, best first.
 
-    A bundle with three heads ranks by their weighted mean, and prints the score of each.
+    A bundle with three heads ranks by their weighted mean, and prints the score of each; `null` is the mean of scores
+    that weigh nothing.
 
     \b
     Example:
@@ -59,8 +61,8 @@ def score(
         scores, main = {}, embedder.similarity([query], passages)[0]
     for place in top_k(main[None], len(passages))[0]:
         record = {"score": round(float(main[place]), 6), "index": int(place), "passage": passages[place]}
-        record |= {mode: round(float(values[place]), 6) for mode, values in scores.items()}
-        click.echo(json.dumps(record, ensure_ascii=False))
+        record |= {mode: _number(values[place]) for mode, values in scores.items()}
+        click.echo(json.dumps(record, ensure_ascii=False, allow_nan=False))
 
 
 @cli.command()
@@ -146,6 +148,11 @@ def warm_up(bundle: str, threads: int | None, devices: list[int] | None) -> None
     embedder.warm_up()
     embedder.session.close()
     click.echo(json.dumps({"bundle": embedder.bundle.name, "seconds": round(time.perf_counter() - start, 3)}))
+
+
+def _number(value: float) -> float | None:
+    """Six digits; None, which is `null`, for the mean of scores that weigh nothing: JSON has no NaN."""
+    return round(float(value), 6) if math.isfinite(value) else None
 
 
 def _storage(bundle: Bundle) -> str:

@@ -65,6 +65,12 @@ def run_command(command: click.Command) -> NoReturn:
     sys.exit(result)
 
 
+def report(text: str) -> None:
+    """Say something on stderr. Where that takes nothing, the results are good all the same."""
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(text, err=True)
+
+
 def _invoke(command: click.Command) -> Any:
     """As click's own `main`, which would end with 1 where a reader of the results has seen enough."""
     name = Path(sys.argv[0]).name
@@ -93,9 +99,8 @@ def _leave(code: int, said: str = "") -> NoReturn:
     """
     if received:
         code, said = STATUS_OF_SIGNAL + received[0], SAID.get(signal.Signals(received[0]), "")
-    with contextlib.suppress(OSError, ValueError):
-        if said and sys.stderr is not None:
-            click.echo(said, err=True)
+    if said:
+        report(said)
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bge_onnx.command_line import split_devices
+from bge_onnx.command_line import report, split_devices
 
 if TYPE_CHECKING:
     from bge_onnx.embedder import Embedder
@@ -88,17 +88,17 @@ def embed(
         count = write_vectors(chunks, partial, arrays=out is not None and out.suffix == ".npz")
     _report(left_out)
     if out is not None:
-        click.echo(f"wrote {out}: {count} vectors", err=True)
+        report(f"wrote {out}: {count} vectors")
 
 
 def _report(left_out: LeftOut) -> None:
     """Say on stderr what has no vector."""
     for error in left_out.shown:
-        click.echo(f"skipped {error}", err=True)
+        report(f"skipped {error}")
     if left_out.errors:
-        click.echo(f"skipped {left_out.errors} records that have no text", err=True)
+        report(f"skipped {left_out.errors} records that have no text")
     if left_out.blank_lines:
-        click.echo(f"left out {left_out.blank_lines} blank lines: vectors are counted without them", err=True)
+        report(f"left out {left_out.blank_lines} blank lines: vectors are counted without them")
 
 
 def _way(embedder: Embedder, options: dict[str, Any]) -> tuple[Callable[[list[str]], Embeddings], int]:

@@ -22,12 +22,14 @@ RENAME_EXCL, RENAME_SWAP = 4, 2  # flags of macOS's renamex_np
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     """A new file beside `path` that takes its place when the block ends well, and is removed when it does not.
 
     The file is on the disk before it is renamed. What a killed process left for the same `path` is removed.
-    Raises OSError: the folder cannot be written, the disk is full, a folder is at `path`: what was written is kept
-    then, and the error names it.
+    force  also the place of a file that is there; without, one that appears in the meantime is left alone
+
+    Raises OSError: the folder cannot be written, the disk is full. OSError, FileExistsError: what is at `path` cannot
+    be replaced, or must not: what was written is kept then, and the error names it.
     """
     path = path.absolute()
     remove_abandoned(path)
@@ -38,16 +40,19 @@ def replacing(path: Path) -> Iterator[Path]:
                 pass
             yield partial
             sync(partial)
-            _take_place(partial, path)
+            _take_place(partial, path, force=force)
             sync(path.parent)
         finally:
             partial.unlink(missing_ok=True)
 
 
-def _take_place(partial: Path, path: Path) -> None:
+def _take_place(partial: Path, path: Path, *, force: bool) -> None:
     """Rename a finished file. Where that fails it is kept under another name, which the error tells."""
     try:
-        partial.replace(path)
+        if force or not _rename(partial, path, exchange=False):
+            if not force and os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+            partial.replace(path)
     except OSError as error:
         kept = partial.with_suffix(FINISHED)
         partial.rename(kept)

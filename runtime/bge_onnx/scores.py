@@ -194,7 +194,10 @@ def check_weights(weights: Sequence[float]) -> tuple[float, float, float]:
 
 
 def check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs as a list. Raises InputError naming the first that is not a query and a passage."""
+    """The pairs as a list. Raises InputError: no list, or the first that is not a query and a passage."""
+    unordered = isinstance(pairs, str | bytes | Mapping | set | frozenset) or hasattr(pairs, "columns")
+    if unordered or not isinstance(pairs, Iterable):
+        raise InputError(f"pairs: expected a list of pairs (query, passage), found {type(pairs).__name__}")
     pairs = list(pairs)
     for index, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):

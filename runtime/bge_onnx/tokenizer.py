@@ -138,7 +138,7 @@ def check_special_ids(tokenizer: Tokenizer, special_ids: Mapping[str, int], path
 
 def require_list(name: str, texts: object) -> None:
     """Raise InputError: one string, whose letters would be taken for texts; a mapping or a table, whose keys would be;
-    or nothing that can be gone through.
+    a set, whose order differs from run to run; or nothing that can be gone through.
     """
     if isinstance(texts, str | bytes):
         raise InputError(f"{name}: expected a list of strings, found one string. Put it in a list: [text]")
@@ -146,6 +146,11 @@ def require_list(name: str, texts: object) -> None:
         raise InputError(
             f"{name}: expected a list of strings, found a {type(texts).__name__}, of which the keys would be taken.\n"
             '    Give its texts: list(table["text"])'
+        )
+    if isinstance(texts, set | frozenset):
+        raise InputError(
+            f"{name}: expected a list of strings, found a {type(texts).__name__}, which has no order that vectors "
+            "could keep.\n    Put it in one: sorted(texts)"
         )
     if not isinstance(texts, Iterable):
         raise InputError(f"{name}: expected a list of strings, found {type(texts).__name__}")

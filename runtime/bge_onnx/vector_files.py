@@ -53,7 +53,7 @@ def vector_file(out: Path | None, *, force: bool) -> Iterator[Path | None]:
         raise InputError(f"{out}: expected a file that does not exist yet, found one. Add --force to replace it.")
     with contextlib.ExitStack() as stack:
         try:
-            partial = stack.enter_context(replacing(out))
+            partial = stack.enter_context(replacing(out, force=force))
         except OSError as error:
             raise _refusal(out, error) from None
         try:
