@@ -171,7 +171,8 @@ def _point_elsewhere(_: Path, link: Path, other: Path) -> None:
 
 
 CUT_IN_A_RUN = "ended by the system, cut in the middle of a run"
-"""Weights are mapped into memory. A file that is cut short between two runs is a BundleError; while a run reads it Linux
+"""Weights are mapped into memory. A file that is cut short between two runs is a BundleError. While a run reads it
+Linux
 ends the process, which nothing in Python can prevent: the README says so. No vector comes of it.
 """
 
