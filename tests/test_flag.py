@@ -159,7 +159,7 @@ def test_further_arguments_are_kept(m3_bundle):
 def test_pools_of_processes(m3_bundle):
     """Code with a pool runs unchanged, and gives what `encode` gives; a pool that was stopped is refused."""
     model = BGEM3FlagModel(str(m3_bundle), devices=["cpu", "cpu"], query_instruction_for_retrieval="find: ")
-    pool = model.start_multi_process_pool()
+    pool = model.start_multi_process_pool(model._encode_multi_process_worker)
     assert pool["processes"] == ["cpu", "cpu"]
     found = model.encode_multi_process(["ab", "cd"], pool, max_length=64, return_sparse=True)
     wanted = model.encode(["ab", "cd"], max_length=64, return_sparse=True)
@@ -168,9 +168,59 @@ def test_pools_of_processes(m3_bundle):
     np.testing.assert_array_equal(
         model.encode_single_device(["ab"], 12, 64, device="cpu")["dense_vecs"], wanted["dense_vecs"][:1]
     )
+    with pytest.raises(InputError, match="texts: expected a list of strings, found one string"):
+        model.encode_multi_process("ab", pool)
+    with pytest.raises(InputError, match="process_target_func: expected None or BGEM3FlagModel"):
+        model.start_multi_process_pool(print)
     model.stop_multi_process_pool(pool)
-    with pytest.raises(InputError, match="expected one that was started, found one that was stopped"):
+    with pytest.raises(InputError, match="found none, or one that was stopped"):
         model.encode_multi_process(["ab"], pool)
+    with pytest.raises(InputError, match="found none, or one that was stopped"):
+        model.encode_multi_process(["ab"], {"processes": ["cpu"]})
+
+
+def test_one_device_has_flagembeddings_defaults(tiny_bundle, m3_bundle):
+    """`encode_single_device` and pools take 512 tokens and dense vectors, whatever the constructor was given."""
+    text = "ab cd ef gh " * 20
+    model = FlagModel(str(tiny_bundle), passage_max_length=8)
+    wanted = model.encode(text, max_length=512)
+    assert np.abs(wanted - model.encode(text)).max() > 1e-4
+    np.testing.assert_array_equal(model.encode_single_device(text), wanted)
+    np.testing.assert_array_equal(model.encode_single_device(text, 12, 512, True, "cpu"), wanted)
+    np.testing.assert_array_equal(model.encode_multi_process([text], model.start_multi_process_pool()), wanted[None])
+    with pytest.raises(InputError, match="found instruction"):
+        model.encode_single_device(text, instruction="Find:")
+    m3 = BGEM3FlagModel(str(m3_bundle), return_sparse=True, return_colbert_vecs=True)
+    found = m3.encode_single_device(["ab"], 12, 64, True, True, False, "cpu")
+    assert [key for key, vectors in found.items() if vectors is not None] == ["dense_vecs", "lexical_weights"]
+    found = m3.encode_multi_process(["ab"], m3.start_multi_process_pool())
+    assert [key for key, vectors in found.items() if vectors is not None] == ["dense_vecs"]
+
+
+def test_the_checkpoints_own_truncate_dim_is_not_read(tiny_bundle):
+    """FlagEmbedding gives all components unless `truncate_dim` says otherwise; 99 of 32 are all."""
+    model = FlagModel(str(tiny_bundle))
+    bundle = dataclasses.replace(model.embedder.bundle, truncate_dim=8)
+    model.embedder = dataclasses.replace(model.embedder, bundle=bundle)
+    assert model.embedder.embed(["ab"]).dense.shape == (1, 8)
+    assert model.encode("ab").shape == (32,)
+    model.truncate_dim = 99
+    assert model.encode("ab").shape == (32,)
+
+
+def test_long_pairs_are_scored_in_parts(model, monkeypatch):
+    """A batch whose rows do not fit together has the scores of a batch that is padded together."""
+    pairs = [*PAIRS, ("ab", "cd " * 30)]
+    wanted = model.compute_score(pairs)
+    parts = []
+    monkeypatch.setattr("bge_onnx.scores.SCORED_NUMBERS", 32)
+    score_part = BGEM3FlagModel._score_part
+    monkeypatch.setattr(BGEM3FlagModel, "_score_part", lambda *given: parts.append(given[1]) or score_part(*given))
+    found = model.compute_score(pairs)
+    assert [len(part) for part in parts] == [1, 1, 1, 1]
+    np.testing.assert_allclose([*found.values()], [*wanted.values()], atol=1e-6)
+    with pytest.raises(InputError, match="batch_size: expected at least 1, found 0"):
+        model.compute_score(pairs, batch_size=0)
 
 
 def test_the_tokenizer_and_the_model(tiny_bundle, tiny):
@@ -190,6 +240,20 @@ def test_the_tokenizer_and_the_model(tiny_bundle, tiny):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "ab cd"
     assert len(tokenizer) == len(tokenizer.get_vocab()) == 400
     assert model.model is model.embedder
+    assert tokenizer("ab cd", truncation=True, max_length=1, add_special_tokens=False)["input_ids"] == ids[1:2]
+    assert tokenizer.decode(np.int64(ids[1])) == tokenizer.decode(ids[1:2])
+    assert tokenizer.convert_ids_to_tokens(np.array(ids)[0]) == "[CLS]"
+    with pytest.raises(InputError, match=r"tokenizer: expected truncation, .*, found padding, return_tensors"):
+        tokenizer(["ab"], padding=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize("ids", [-1, [1, -1], [[1]], [[1], [1, 2]], "ab", 1.5, None, 1 << 40])
+def test_what_is_no_token_id(tiny_bundle, ids):
+    """Negative and broken numbers, and what is no number, are refused."""
+    tokenizer = FlagModel(str(tiny_bundle)).tokenizer
+    for ask in (tokenizer.decode, tokenizer.convert_ids_to_tokens):
+        with pytest.raises(InputError, match="token ids: expected whole numbers from 0 on, found"):
+            ask(ids)
 
 
 def test_a_length_for_special_tokens_alone(tiny_bundle, tiny):
@@ -210,6 +274,20 @@ def test_vectors_of_gpus_are_halves(tiny_bundle, monkeypatch, use_fp16, use_bf16
     bundle = dataclasses.replace(model.embedder.bundle, provider="CUDAExecutionProvider")  # its session is the CPU's
     model.embedder = dataclasses.replace(model.embedder, bundle=bundle)
     assert model.encode(["ab"]).dtype == np.dtype(wanted)
+
+
+def test_weights_and_rows_of_gpus_are_halves(m3_bundle):
+    """Lexical weights and ColBERT rows have the type of dense vectors; a GPU that is named twice counts once."""
+    model = BGEM3FlagModel(str(m3_bundle), return_sparse=True, return_colbert_vecs=True)
+    bundle = dataclasses.replace(model.embedder.bundle, provider="CUDAExecutionProvider")  # its session is the CPU's
+    model.embedder = dataclasses.replace(model.embedder, bundle=bundle)
+    found = model.encode(["ab cd ef gh ij kl"])
+    assert {type(weight) for weight in found["lexical_weights"][0].values()} == {np.float16}
+    assert (found["dense_vecs"].dtype, found["colbert_vecs"][0].dtype) == (np.float16, np.float16)
+    assert model._target_devices(["cuda", "cuda:0", "cuda:1"]) == ["cuda:0", "cuda:1"]
+    assert model._target_devices([1, 1]) == ["cuda:1"]
+    with pytest.raises(ProviderError, match="devices: expected 'cuda'"):
+        model._target_devices([])
 
 
 @pytest.mark.parametrize(("visible", "folders", "wanted"), [("0,1", 8, 2), (None, 3, 3), (None, 0, 1), ("", 2, 1)])

@@ -159,6 +159,9 @@ def test_flag_icl_model(bundle, bge):
     model.set_examples()
     np.testing.assert_array_equal(model.encode_queries(["what is tea?"]), wanted)
     np.testing.assert_array_equal(model.encode_corpus(["Tea."]), bge.embed(["Tea."]).dense)
+    pool = model.start_multi_process_pool(model._encode_queries_multi_process_worker)
+    np.testing.assert_array_equal(model.encode_multi_process(["what is tea?"], pool), wanted)
+    np.testing.assert_array_equal(model.encode_queries_single_device("what is tea?", device="cpu"), wanted[0])
     model.stop_self_query_pool()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -115,10 +116,37 @@ def test_colbert_rows_are_copied_some_at_a_time(monkeypatch):
     copied = []
     concatenate = np.concatenate
     monkeypatch.setattr(scores, "COLBERT_NUMBERS", 16 * 10)
-    monkeypatch.setattr(np, "concatenate", lambda rows: copied.append(sum(map(len, rows))) or concatenate(rows))
+    monkeypatch.setattr(
+        np, "concatenate", lambda rows, **more: copied.append(sum(map(len, rows))) or concatenate(rows, **more)
+    )
     np.testing.assert_allclose(colbert_scores(query, passages), wanted, rtol=1e-6)
     assert copied
     assert max(copied) <= 10
+
+
+def test_long_and_narrow_rows_are_no_copies(monkeypatch):
+    """A product of a long query with a long passage, and float32 made of float16, take 64 MB at a time each."""
+    rng = np.random.default_rng(0)
+    long = rng.normal(size=(16384, 8)).astype(np.float32)
+    halves = [rng.normal(size=(4096, 64)).astype(np.float16)] * 400
+    wanted = (long[:4] @ long.T).max(axis=1).mean()
+    tracemalloc.start()
+    found = colbert_scores(np.tile(long[:4], (4096, 1)), [long])
+    of_halves = colbert_scores(halves[0][:2], halves)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, [wanted], rtol=1e-5)
+    assert np.ptp(of_halves) < 1e-4
+    assert peak_bytes < 160 << 20
+
+
+@pytest.mark.parametrize("kind", ["f2", "f8", "i4", "list"])
+def test_rows_of_any_numbers(kind):
+    """Rows that are kept as halves, doubles, integers or lists score as float32."""
+    rows = [ROWS.tolist() if kind == "list" else (ROWS * 9).astype(kind) for _ in range(2)]
+    as_floats = np.asarray(rows[0], dtype=np.float32)
+    wanted = colbert_scores(as_floats[:2], [as_floats, as_floats])
+    np.testing.assert_array_equal(colbert_scores(rows[0][:2], rows), wanted)
 
 
 def test_pairs_are_scored_some_at_a_time():

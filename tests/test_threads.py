@@ -50,18 +50,21 @@ def test_quota_cuts_the_affinity(sixteen_cores, tmp_path, files, expected):
             5,
         ),
         ("garbage\n", {"cpu.max": "200000 100000"}, 2),
+        ("0::/\udcff\n", {"\udcff/cpu.max": "200000 100000"}, 2),
     ],
 )
 def test_the_least_quota_on_the_way_up_counts(sixteen_cores, tmp_path, own, files, expected):
     """A service or a job lies in nested cgroups, of which each may have a quota."""
-    (tmp_path / "own").write_text(own)
+    (tmp_path / "own").write_text(own, errors="surrogateescape")
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     assert available_threads(tmp_path, tmp_path / "own") == expected
 
 
-@pytest.mark.parametrize(("wish", "expected"), [("3", 3), ("64", 16), ("4,2", 4), ("0", 16), ("", 16), ("many", 16)])
+@pytest.mark.parametrize(
+    ("wish", "expected"), [("3", 3), ("64", 16), ("4,2", 4), ("0", 16), ("", 16), ("many", 16), ("9" * 5000, 16)]
+)
 def test_omp_num_threads_is_the_default(sixteen_cores, monkeypatch, tmp_path, wish, expected):
     """What shares out a machine sets OMP_NUM_THREADS: it is the most that is taken unless threads= says otherwise."""
     monkeypatch.setenv("OMP_NUM_THREADS", wish)

@@ -109,22 +109,34 @@ def colbert_score(query: Vectors, passage: Vectors) -> float:
 def colbert_scores(query: Vectors, passages: Sequence[Vectors], *, floors: Vectors | None = None) -> Vectors:
     """Late interaction (P,) float32 of one query's rows (Tq, C) with many passages' rows (Tp, C) each.
 
-    The passages' rows go through one matrix product after another, without padding.
+    The passages' rows go through one matrix product after another, without padding; at most 64 MB of them are copied,
+    or made float32, at a time, and a product is no larger.
     floors  (P,) below which a passage's token scores do not fall: 0 where FlagEmbedding's batch pads it
     Raises InputError: like `colbert_score`; the passage's index is named.
     """
-    query = _rows("query", query)
+    query = _rows("query", query).astype(np.float32, copy=False)
     passages = [_rows(f"passages[{index}]", passage, query.shape[1]) for index, passage in enumerate(passages)]
     scores = np.empty(len(passages), dtype=np.float32)
-    budget_rows = min(COLBERT_SCORES // len(query), COLBERT_NUMBERS // max(1, query.shape[1]))
+    budget_rows = max(1, min(COLBERT_SCORES // len(query), COLBERT_NUMBERS // max(1, query.shape[1])))
     for start, stop in _chunks([len(passage) for passage in passages], budget_rows):
-        rows = passages[start] if stop - start == 1 else np.concatenate(passages[start:stop])
-        starts = np.cumsum([0, *(len(passage) for passage in passages[start : stop - 1])])
-        best = np.maximum.reduceat(query @ rows.T, starts, axis=1)
+        best = _best(query, passages[start:stop], budget_rows)
         if floors is not None:
             best = np.maximum(best, floors[start:stop])
         scores[start:stop] = best.mean(axis=0)
     return scores
+
+
+def _best(query: Vectors, passages: Sequence[Vectors], budget_rows: int) -> Vectors:
+    """The largest product (Tq, P) of each of the query's rows with a passage's; one passage may exceed the budget."""
+    if len(passages) == 1:
+        (rows,) = passages
+        parts = [rows[first : first + budget_rows] for first in range(0, len(rows), budget_rows)]
+        best = [(query @ part.astype(np.float32, copy=False).T).max(axis=1) for part in parts]
+        of_one: Vectors = np.max(best, axis=0)[:, None]
+        return of_one
+    starts = np.cumsum([0, *(len(rows) for rows in passages[:-1])])
+    products: Vectors = query @ np.concatenate(passages, dtype=np.float32).T
+    return np.maximum.reduceat(products, starts, axis=1)
 
 
 def hybrid(dense: Scores, sparse: Scores, colbert: Scores, weights: Sequence[float] = EQUAL) -> Any:
@@ -241,9 +253,10 @@ def _dense(vectors: Embeddings | Vectors) -> Vectors:
 
 
 def _rows(name: str, rows: Any, width: int | None = None) -> Vectors:
-    """ColBERT rows as an array. Raises InputError: they are none, or of another width."""
+    """ColBERT rows as an array, one of numbers as it is. Raises InputError: they are none, or of another width."""
     try:
-        found = np.asarray(rows, dtype=np.float32)
+        numbers = isinstance(rows, np.ndarray) and rows.dtype.kind in "fiu"
+        found = rows if numbers else np.asarray(rows, dtype=np.float32)
     except (TypeError, ValueError):
         found = np.empty(0, dtype=np.float32)
     if found.ndim != 2 or not len(found) or (width is not None and found.shape[1] != width):

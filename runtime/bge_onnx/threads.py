@@ -11,6 +11,8 @@ from bge_onnx.errors import InputError
 CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 OMP_THREADS = "OMP_NUM_THREADS"
+OMP_DIGITS = 9
+"""More than these say no more than that there are enough."""
 
 MOST_THREADS = 256
 """More threads than this, and than four a core, are a mistake: ONNX Runtime would start each of them."""
@@ -26,7 +28,7 @@ def available_threads(cgroup: Path = CGROUP, own: Path = OWN_CGROUPS) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     quota = _quota_cores(cgroup, own)
     cores = max(1, cores if quota is None else min(cores, math.ceil(quota)))
-    wish = os.environ.get(OMP_THREADS, "").split(",")[0].strip()
+    wish = os.environ.get(OMP_THREADS, "").split(",")[0].strip()[:OMP_DIGITS]
     return min(cores, int(wish)) if wish.isdecimal() and int(wish) else cores
 
 
@@ -58,7 +60,7 @@ def _quota_cores(cgroup: Path, own: Path) -> float | None:
 def _cgroups(cgroup: Path, own: Path) -> list[tuple[Path, str]]:
     """Where cgroups with CPU quotas are mounted, and this process's path in each: v2's, and v1's of the controller."""
     try:
-        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+        lines = [line.split(":", 2) for line in own.read_text(errors="surrogateescape").splitlines()]
     except OSError:
         lines = []
     found = [(cgroup, "/"), (cgroup / "cpu", "/"), (cgroup / "cpu,cpuacct", "/")]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ DEFAULT_TOKENS = 512
 """FlagEmbedding's default length of queries and passages, whatever the model's limit is."""
 
 
-class AbsEmbedder:
+class AbsEmbedder(ABC):
     """Arguments with FlagEmbedding's names, as attributes that each call reads anew: they may be assigned to.
 
     Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/abc/inference/AbsEmbedder.py
@@ -62,12 +63,8 @@ class AbsEmbedder:
         self.passage_instruction_format = kwargs.get("passage_instruction_format", "{}{}")
         self.pooling_method = pooling_method
         self.batch_size = batch_size
-        limit = self.embedder.bundle.max_tokens
-        # a default is no wish: models for shorter texts take what they can
-        self.query_max_length = min(query_max_length, limit) if query_max_length == DEFAULT_TOKENS else query_max_length
-        self.passage_max_length = (
-            min(passage_max_length, limit) if passage_max_length == DEFAULT_TOKENS else passage_max_length
-        )
+        self.query_max_length = self._length(query_max_length)
+        self.passage_max_length = self._length(passage_max_length)
         self.truncate_dim = truncate_dim
         self._check_pooling()
         self.pool: dict[str, Any] | None = None
@@ -98,38 +95,59 @@ class AbsEmbedder:
         """End the processes of several devices and let go of loaded graphs; they load again when used."""
         self.embedder.session.close()
 
-    def start_multi_process_pool(self, process_target_func: Any = None) -> dict[str, Any]:
+    def start_multi_process_pool(self, process_target_func: Callable[..., Any] | None = None) -> dict[str, Any]:
         """A pool for `encode_multi_process`, of this process alone.
 
         On CPUs a call keeps all cores busy, and bundles for several GPUs have a process on each already.
+        process_target_func  `_encode_multi_process_worker`, as None, or FlagICLModel's other one for queries
+        Raises InputError: another function, which would not run.
         """
-        del process_target_func
-        return {"input": None, "output": None, "processes": list(self.target_devices)}
+        work = process_target_func or self._encode_multi_process_worker
+        if getattr(self, getattr(work, "__name__", ""), None) is not work:
+            raise InputError(
+                f"process_target_func: expected None or {type(self).__name__}._encode_multi_process_worker, found "
+                f"{work!r:.80}.\n    There are no processes that would run it: call `encode`."
+            )
+        return {"input": None, "output": None, "processes": list(self.target_devices), "work": work}
 
     @staticmethod
     def stop_multi_process_pool(pool: dict[str, Any]) -> None:
-        """Do nothing but forget the pool's devices: it has no processes of its own."""
+        """Forget the pool's devices: it has no processes of its own."""
         pool["processes"] = []
 
     def encode_multi_process(self, sentences: list[str], pool: dict[str, Any], **kwargs: Any) -> Any:
-        """As `encode` without an instruction. Raises InputError: the pool was stopped."""
-        if not pool["processes"]:
-            raise InputError("pool: expected one that was started, found one that was stopped.")
-        return self.encode(sentences, **kwargs)
+        """As `encode_single_device`: its lengths and heads, not those of the constructor.
 
+        Raises InputError: the pool was stopped, or is none.
+        """
+        if not isinstance(pool, Mapping) or "work" not in pool or not pool["processes"]:
+            raise InputError(
+                "pool: expected one of start_multi_process_pool(), found none, or one that was stopped.\n"
+                "    Start another."
+            )
+        return pool["work"](self, check_texts(sentences), **kwargs)
+
+    @staticmethod
+    def _encode_multi_process_worker(model: AbsEmbedder, sentences: list[str], **kwargs: Any) -> Any:
+        """What a pool does with its texts."""
+        return model.encode_single_device(sentences, **kwargs)
+
+    @abstractmethod
     def encode_single_device(self, sentences: str | list[str], *arguments: Any, **kwargs: Any) -> Any:
-        """As `encode` without an instruction, on the bundle's devices; `device` chooses nothing."""
-        kwargs.pop("device", None)
-        return self.encode(sentences, *arguments, **kwargs)
+        """The vectors of texts without an instruction, with FlagEmbedding's defaults; each class has its own."""
 
-    def encode(self, sentences: str | Iterable[str], *arguments: Any, **kwargs: Any) -> Any:
-        """The vectors of texts; each class has its own."""
-        raise NotImplementedError
+    def _length(self, tokens: int) -> int:
+        """The limit that `tokens` means. A default is no wish: models for shorter texts take what they can."""
+        return min(tokens, self.embedder.bundle.max_tokens) if tokens == DEFAULT_TOKENS else tokens
 
-    def _dense_type(self, dense: Vectors) -> Any:
+    @property
+    def _number_type(self) -> type[np.floating[Any]]:
         """As FlagEmbedding's: float16 from a GPU where `use_fp16` says so, else float32."""
         half = self.embedder.bundle.provider == CUDA and self.use_fp16 and not self.use_bf16
-        return dense.astype(np.float16) if half else dense
+        return np.float16 if half else np.float32
+
+    def _typed(self, dense: Vectors) -> Any:
+        return dense.astype(self._number_type, copy=False)
 
     def _cut(self, texts: list[str], max_length: int) -> tuple[list[str], int | None]:
         """The texts and their limit. Where it leaves no room for a word, all are as good as empty: FlagEmbedding embeds
@@ -149,11 +167,12 @@ class AbsEmbedder:
         return texts, isinstance(sentences, str)
 
     def _truncate_dim(self, heads: Sequence[str]) -> int | None:
-        """`truncate_dim` where it cuts anything of these vectors; like a slice, it may be larger than they are."""
+        """Components that are kept: like a slice, `truncate_dim` may be larger than vectors are. FlagEmbedding does not
+        read what the checkpoint itself says of it.
+        """
         widths = [width for head, width in self.embedder.bundle.dims.items() if head in heads and head != "sparse"]
-        if self.truncate_dim is None or not widths or self.truncate_dim >= max(widths):
-            return None
-        return self.truncate_dim
+        widest = max(widths, default=None)
+        return widest if widest is None or self.truncate_dim is None else min(self.truncate_dim, widest)
 
     def _check_pooling(self) -> None:
         bundle = self.embedder.bundle
@@ -164,26 +183,27 @@ class AbsEmbedder:
             )
 
     def _target_devices(self, devices: Devices) -> list[str]:
-        """Devices of the bundle's provider, all GPUs where none is named; the CPU may be named more than once.
+        """Devices of the bundle's provider, all GPUs where none is named. A GPU that is named twice counts once.
 
-        Raises ProviderError: another kind, or a GPU twice, is asked for.
+        Raises ProviderError: another kind, or none, is asked for.
         """
         runs_on = "cpu" if self.embedder.bundle.provider == "CPUExecutionProvider" else "cuda"
         every = [f"cuda:{number}" for number in range(device_count())] if runs_on == "cuda" else ["cpu"]
         asked = devices if isinstance(devices, list) else every if devices is None else [devices]
         names = [f"cuda:{device}" if isinstance(device, int) else str(device) for device in asked]
-        twice = runs_on == "cuda" and len(set(names)) < len(names)
-        if {name.split(":")[0] for name in names} != {runs_on} or twice:
+        if runs_on == "cuda":
+            names = list(dict.fromkeys("cuda:0" if name == "cuda" else name for name in names))
+        if {name.split(":")[0] for name in names} != {runs_on}:
             raise ProviderError(
                 f"devices: expected {runs_on!r}, for which the bundle {self.embedder.bundle.name} is lowered, found "
-                f"{devices!r}.\n    Export a bundle for that target, and name each device once."
+                f"{devices!r}.\n    Leave devices out, or export a bundle for that target."
             )
         return names
 
 
 def _numbers(names: Sequence[str]) -> list[int]:
     """Of devices like "cuda" and "cuda:1". Raises InputError: others."""
-    numbers = [name.partition(":")[2] or "0" for name in names]
+    numbers = [name.partition(":")[2] for name in names]
     if not all(number.isdigit() for number in numbers):
         raise InputError(f"devices: expected names like cuda:0, found {', '.join(names)}")
     return [int(number) for number in numbers]
@@ -210,9 +230,9 @@ def first_set(value: int | None, default: int) -> int:
 def refuse(keywords: dict[str, Any]) -> None:
     """FlagEmbedding hands further keywords to its tokenizer; here they would do nothing. Raises InputError.
 
-    `pad_to_multiple_of` changes no vector there either: it is accepted.
+    `pad_to_multiple_of` and `verbose` change no vector there either: they are accepted.
     """
-    others = sorted(keywords.keys() - {"pad_to_multiple_of"})
+    others = sorted(keywords.keys() - {"pad_to_multiple_of", "verbose"})
     if others:
         raise InputError(
             f"expected FlagEmbedding's own arguments, found {', '.join(others)}.\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 from bge_onnx.embeddings import Vectors
 from bge_onnx.errors import InputError
-from bge_onnx.flag.abs_embedder import Devices, first_set, refuse, require_numpy
+from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse, require_numpy
 from bge_onnx.flag.encoder import DenseEmbedder
 from bge_onnx.icl import EXAMPLE_FORMAT, QUERY_FORMAT, SUFFIX, FewShot, Prompt, examples_text
 from bge_onnx.tokenizer import check_texts
@@ -168,8 +168,27 @@ class FlagICLModel(LastTokenEmbedder):
             )
             .dense
         )
-        typed: Vectors = self._dense_type(dense)
+        typed: Vectors = self._typed(dense)
         return typed[0] if isinstance(queries, str) else typed
+
+    def encode_queries_single_device(
+        self,
+        queries: str | Iterable[str],
+        batch_size: int | None = None,
+        max_length: int = DEFAULT_TOKENS,
+        convert_to_numpy: bool = True,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Vectors:
+        """As `encode_queries`, on the bundle's devices: `device` chooses nothing."""
+        del device
+        return self.encode_queries(queries, batch_size, self._length(max_length), convert_to_numpy, **kwargs)
+
+    @staticmethod
+    def _encode_queries_multi_process_worker(model: AbsEmbedder, sentences: list[str], **kwargs: Any) -> Vectors:
+        """What a pool for queries does with its texts."""
+        assert isinstance(model, FlagICLModel)
+        return model.encode_queries_single_device(sentences, **kwargs)
 
     def _shared(self) -> FewShot:
         """What all queries share, computed anew where one of its attributes was assigned to."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bge_onnx.embeddings import Vectors
-from bge_onnx.flag.abs_embedder import AbsEmbedder, Devices, first_set, refuse, require_numpy
+from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse, require_numpy
 
 
 class DenseEmbedder(AbsEmbedder):
@@ -61,8 +61,22 @@ class DenseEmbedder(AbsEmbedder):
             normalize=self.normalize_embeddings,
             truncate_dim=self._truncate_dim(("dense",)),
         )
-        dense: Vectors = self._dense_type(found.dense)
+        dense: Vectors = self._typed(found.dense)
         return dense[0] if single else dense
+
+    def encode_single_device(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int | None = None,
+        max_length: int = DEFAULT_TOKENS,
+        convert_to_numpy: bool = True,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> Vectors:
+        """As `encode` without an instruction, on the bundle's devices: `device` chooses nothing."""
+        del device
+        refuse(kwargs)
+        return self.encode(sentences, batch_size, self._length(max_length), convert_to_numpy)
 
 
 class FlagModel(DenseEmbedder):

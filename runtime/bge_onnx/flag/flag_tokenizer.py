@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bge_onnx.errors import InputError
 from bge_onnx.tokenizer import Tokenizer
 
@@ -31,19 +33,27 @@ class FlagTokenizer:
         truncation: bool = False,
         max_length: int | None = None,
         add_special_tokens: bool = True,
+        **others: Any,
     ) -> dict[str, Any]:
         """`input_ids` and `attention_mask` of one text, lists of them of several.
 
-        Raises InputError: no texts, or a `max_length` beyond the model's.
+        Raises InputError: no texts, a `max_length` beyond the model's, other keywords.
         """
+        if others:
+            raise InputError(
+                "tokenizer: expected truncation, max_length or add_special_tokens, found "
+                f"{', '.join(sorted(others))}.\n"
+                "    Ids come as lists, without tensors and padding; `backend` has all that the tokenizers library has."
+            )
         texts = [text] if isinstance(text, str) else text
         if truncation and add_special_tokens:
             tokenizer = self.own if max_length is None else self.own.with_max_tokens(max_length)
             ids = [row.tolist() for row in tokenizer.encode(texts)]
-        elif truncation:
-            raise InputError("truncation: expected special tokens with it, found add_special_tokens=False.")
         else:
-            ids = [row.tolist() for row in self.own.untruncated(texts, special=add_special_tokens)]
+            limit = None
+            if truncation:
+                limit = self.own.max_tokens if max_length is None else max(0, max_length)
+            ids = [row[:limit].tolist() for row in self.own.untruncated(texts, special=add_special_tokens)]
         masks = [[1] * len(row) for row in ids]
         first = isinstance(text, str)
         return {"input_ids": ids[0] if first else ids, "attention_mask": masks[0] if first else masks}
@@ -63,16 +73,16 @@ class FlagTokenizer:
         tokens: list[str] = self.backend.encode(text, add_special_tokens=False).tokens
         return tokens
 
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of token ids."""
-        text: str = self.backend.decode([int(token) for token in token_ids], skip_special_tokens=skip_special_tokens)
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = False) -> str:
+        """The text of an id, or of several. Raises InputError: something else."""
+        text: str = self.backend.decode(_ids(token_ids)[0], skip_special_tokens=skip_special_tokens)
         return text
 
-    def convert_ids_to_tokens(self, ids: int | Sequence[int]) -> Any:
-        """The token of an id, or a list of several."""
-        if isinstance(ids, int):
-            return self.backend.id_to_token(ids)
-        return [self.backend.id_to_token(int(token)) for token in ids]
+    def convert_ids_to_tokens(self, ids: Any) -> Any:
+        """The token of an id, or a list of several. Raises InputError: something else."""
+        numbers, single = _ids(ids)
+        tokens = [self.backend.id_to_token(number) for number in numbers]
+        return tokens[0] if single else tokens
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
         """The id of a token, or a list of several; None for a token that there is not."""
@@ -84,3 +94,15 @@ class FlagTokenizer:
         """All tokens with their ids."""
         vocabulary: dict[str, int] = self.backend.get_vocab()
         return vocabulary
+
+
+def _ids(ids: Any) -> tuple[list[int], bool]:
+    """Token ids as a list, and whether they were one number. Raises InputError: no numbers from 0 on."""
+    try:
+        numbers = np.asarray(ids)
+    except ValueError:  # lists of several lengths
+        numbers = np.empty((0, 0))
+    whole = not numbers.size or (numbers.dtype.kind in "iu" and numbers.min() >= 0 and numbers.max() < 1 << 32)
+    if numbers.ndim > 1 or not whole:
+        raise InputError(f"token ids: expected whole numbers from 0 on, found {ids!r:.60}")
+    return [int(number) for number in numbers.ravel()], numbers.ndim == 0

@@ -10,8 +10,16 @@ import numpy as np
 
 from bge_onnx.embeddings import HEADS, Embeddings, Vectors
 from bge_onnx.errors import InputError
-from bge_onnx.flag.abs_embedder import AbsEmbedder, Devices, first_set, refuse
-from bge_onnx.scores import check_pairs, check_weights, colbert_scores, distinct, lexical_score, score_pairs
+from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse
+from bge_onnx.scores import (
+    check_pairs,
+    check_weights,
+    chunks_of_pairs,
+    colbert_scores,
+    distinct,
+    lexical_score,
+    score_pairs,
+)
 
 Weights = Mapping[str, float]
 
@@ -139,11 +147,33 @@ class BGEM3FlagModel(AbsEmbedder):
         limit = first_set(max_length, self.passage_max_length)
         found = self._embed(texts, heads, limit, truncate_dim=self._truncate_dim(heads))
         result: dict[str, Any] = {
-            "dense_vecs": self._dense_type(found.dense) if "dense" in heads else None,
-            "lexical_weights": [_weights(row) for row in found.sparse] if "sparse" in heads else None,
-            "colbert_vecs": [self._dense_type(rows) for rows in found.colbert] if "colbert" in heads else None,
+            "dense_vecs": self._typed(found.dense) if "dense" in heads else None,
+            "lexical_weights": [self._weights(row) for row in found.sparse] if "sparse" in heads else None,
+            "colbert_vecs": [self._typed(rows) for rows in found.colbert] if "colbert" in heads else None,
         }
         return {key: value[0] if single and value is not None else value for key, value in result.items()}
+
+    def encode_single_device(
+        self,
+        sentences: str | Iterable[str],
+        batch_size: int | None = None,
+        max_length: int = DEFAULT_TOKENS,
+        return_dense: bool = True,
+        return_sparse: bool = False,
+        return_colbert_vecs: bool = False,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As `encode` without an instruction, on the bundle's devices: `device` chooses nothing."""
+        del device
+        kwargs.pop("convert_to_numpy", None)
+        refuse(kwargs)
+        limit = self._length(max_length)
+        return self.encode(sentences, batch_size, limit, return_dense, return_sparse, return_colbert_vecs)
+
+    def _weights(self, row: Mapping[int, float]) -> defaultdict[str, Any]:
+        numbers = {str(token): self._number_type(weight) for token, weight in row.items()}
+        return defaultdict(int, {token: weight for token, weight in numbers.items() if weight})
 
     def convert_id_to_token(self, lexical_weights: Weights | Sequence[Weights]) -> Any:
         """The same weights by token text: a dict of one, a list of several. Raises InputError: ids of no token."""
@@ -205,6 +235,8 @@ class BGEM3FlagModel(AbsEmbedder):
             first_set(max_passage_length, self.passage_max_length),
         )
         size = first_set(batch_size, self.batch_size)
+        if size < 1:
+            raise InputError(f"batch_size: expected at least 1, found {size}.")
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         scored = [self._score_batch(batch, limits, weights) for batch in batches]
         scores = {mode: np.concatenate([part[mode] for part in scored]).tolist() for mode in scored[0]}
@@ -213,11 +245,27 @@ class BGEM3FlagModel(AbsEmbedder):
     def _score_batch(
         self, pairs: Sequence[tuple[str, str]], limits: tuple[int, int], weights: tuple[float, float, float]
     ) -> dict[str, Vectors]:
+        """The scores of pairs that FlagEmbedding pads together; rows in memory are bounded, whatever their number."""
+        passages, max_tokens = self._cut([passage for _, passage in pairs], limits[1])
+        tokenizer = self.embedder.tokenizer
+        tokenizer = tokenizer if max_tokens is None else tokenizer.with_max_tokens(max_tokens)
+        longest = max(len(ids) for ids in tokenizer.encode(distinct(passages)[0])) - 1  # rows, without the first
+        width = self.embedder.bundle.dims.get("colbert", 1)
+        parts = chunks_of_pairs(pairs, max_tokens=max(limits), width=width)
+        scored = [self._score_part(part, limits, weights, longest) for part in parts]
+        return {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
+
+    def _score_part(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        limits: tuple[int, int],
+        weights: tuple[float, float, float],
+        longest: int,
+    ) -> dict[str, Vectors]:
         """A passage's token scores do not fall below those of the rows of zeros with which FlagEmbedding pads it."""
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
         of_passages = self._embed(passages, HEADS, limits[1])
-        longest = max(len(rows) for rows in of_passages.colbert)
         floors = [0.0 if len(rows) < longest else -np.inf for rows in of_passages.colbert]
         places = list(zip(query_of, passage_of, strict=True))
         return score_pairs(self._embed(queries, HEADS, limits[0]), of_passages, places, weights, floors=floors)
@@ -229,9 +277,3 @@ class BGEM3FlagModel(AbsEmbedder):
         normalize = self.normalize_embeddings
         texts, limit = self._cut(texts, max_tokens)
         return self.embedder.embed(texts, heads=heads, max_tokens=limit, normalize=normalize, truncate_dim=truncate_dim)
-
-
-def _weights(row: Mapping[int, float]) -> defaultdict[str, Any]:
-    weights: defaultdict[str, Any] = defaultdict(int)
-    weights.update({str(token): np.float32(weight) for token, weight in row.items()})
-    return weights
