@@ -219,6 +219,8 @@ def test_long_pairs_are_scored_in_parts(model, monkeypatch):
     found = model.compute_score(pairs)
     assert [len(part) for part in parts] == [1, 1, 1, 1]
     np.testing.assert_allclose([*found.values()], [*wanted.values()], atol=1e-6)
+    with pytest.raises(InputError, match=r"pairs\[0\]: expected a query and a passage"):
+        model.compute_score(np.array(pairs))
     with pytest.raises(InputError, match="batch_size: expected at least 1, found 0"):
         model.compute_score(pairs, batch_size=0)
 
@@ -241,6 +243,10 @@ def test_the_tokenizer_and_the_model(tiny_bundle, tiny):
     assert len(tokenizer) == len(tokenizer.get_vocab()) == 400
     assert model.model is model.embedder
     assert tokenizer("ab cd", truncation=True, max_length=1, add_special_tokens=False)["input_ids"] == ids[1:2]
+    assert tokenizer("ab cd", max_length=3)["input_ids"] == [*ids[:2], ids[-1]]
+    assert tokenizer("ab cd", truncation=False, max_length=3)["input_ids"] == ids
+    assert tokenizer(["ab cd"], truncation=True, max_length=2)["input_ids"] == [[ids[0], ids[-1]]]
+    assert len(tokenizer("ab " * 999, truncation=True)["input_ids"]) == 512
     assert tokenizer.decode(np.int64(ids[1])) == tokenizer.decode(ids[1:2])
     assert tokenizer.convert_ids_to_tokens(np.array(ids)[0]) == "[CLS]"
     with pytest.raises(InputError, match=r"tokenizer: expected truncation, .*, found padding, return_tensors"):

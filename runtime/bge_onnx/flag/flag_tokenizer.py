@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bge_onnx.errors import InputError
-from bge_onnx.tokenizer import Tokenizer
+from bge_onnx.tokenizer import Tokenizer, check_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,14 @@ class FlagTokenizer:
         self,
         text: str | Sequence[str],
         *,
-        truncation: bool = False,
+        truncation: bool | None = None,
         max_length: int | None = None,
         add_special_tokens: bool = True,
         **others: Any,
     ) -> dict[str, Any]:
         """`input_ids` and `attention_mask` of one text, lists of them of several.
 
+        truncation  to `max_length`, or the model's limit; None where a `max_length` is given, as in transformers
         Raises InputError: no texts, a `max_length` beyond the model's, other keywords.
         """
         if others:
@@ -45,18 +47,22 @@ class FlagTokenizer:
                 f"{', '.join(sorted(others))}.\n"
                 "    Ids come as lists, without tensors and padding; `backend` has all that the tokenizers library has."
             )
-        texts = [text] if isinstance(text, str) else text
-        if truncation and add_special_tokens:
-            tokenizer = self.own if max_length is None else self.own.with_max_tokens(max_length)
-            ids = [row.tolist() for row in tokenizer.encode(texts)]
+        texts = check_texts([text] if isinstance(text, str) else text)
+        if truncation is False or (truncation is None and max_length is None):
+            rows = self.own.untruncated(texts, special=add_special_tokens)
         else:
-            limit = None
-            if truncation:
-                limit = self.own.max_tokens if max_length is None else max(0, max_length)
-            ids = [row[:limit].tolist() for row in self.own.untruncated(texts, special=add_special_tokens)]
+            rows = self._truncated(texts, self.own.max_tokens if max_length is None else max_length, add_special_tokens)
+        ids = [row.tolist() for row in rows]
         masks = [[1] * len(row) for row in ids]
         first = isinstance(text, str)
         return {"input_ids": ids[0] if first else ids, "attention_mask": masks[0] if first else masks}
+
+    def _truncated(self, texts: Sequence[str], limit: int, special: bool) -> list[NDArray[np.int64]]:
+        if not special:
+            return [row[: max(0, limit)] for row in self.own.untruncated(texts, special=False)]
+        if limit == self.backend.num_special_tokens_to_add(is_pair=False):  # no room for a word
+            return self.own.untruncated([""] * len(texts))
+        return self.own.with_max_tokens(limit).encode(texts)
 
     def __len__(self) -> int:
         """Tokens in the vocabulary."""

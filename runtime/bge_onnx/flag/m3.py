@@ -225,10 +225,10 @@ class BGEM3FlagModel(AbsEmbedder):
         `Embedder.score` gives those that do not.
         """
         refuse(kwargs)
-        if not sentence_pairs:
-            return []
-        single = isinstance(sentence_pairs[0], str)
+        single = isinstance(sentence_pairs, tuple | list) and isinstance(next(iter(sentence_pairs), None), str)
         pairs = check_pairs([sentence_pairs] if single else sentence_pairs)  # type: ignore[list-item,arg-type]
+        if not pairs:
+            return []
         weights = check_weights((1.0, 1.0, 1.0) if weights_for_different_modes is None else weights_for_different_modes)
         limits = (
             first_set(max_query_length, self.query_max_length),
