@@ -172,8 +172,7 @@ def _point_elsewhere(_: Path, link: Path, other: Path) -> None:
 
 CUT_IN_A_RUN = "ended by the system, cut in the middle of a run"
 """Weights are mapped into memory. A file that is cut short between two runs is a BundleError. While a run reads it
-Linux
-ends the process, which nothing in Python can prevent: the README says so. No vector comes of it.
+Linux ends the process, which nothing in Python can prevent: the README says so. No vector comes of it.
 """
 
 Change = Callable[[Path, Path, Path], None]
