@@ -314,3 +314,29 @@ def test_a_bundle_of_links_opens(bundle, tiny, tmp_path):
         (snapshot / name).symlink_to(f"../../blobs/{number}")
     found = Embedder.open(snapshot, threads=1, verify=True).embed(TEXTS).dense
     np.testing.assert_array_equal(found, tiny.embed(TEXTS).dense)
+
+
+@pytest.mark.parametrize("sealed_again", [True, False])
+def test_more_tokens_than_the_graph_has_positions_for(bundle, sealed_again):
+    """A manifest of a longer limit is an error when a longer text comes, and no exception of ONNX Runtime."""
+    edit_json(bundle / "bundle.json", max_tokens=5120, format_version=FORMAT_VERSION if sealed_again else 4)
+    if sealed_again:
+        seal(bundle)
+    else:
+        edit_json(bundle / "bundle.json", remove=["sha256"])
+    with pytest.raises(BundleError, match=r"expected vectors of 1 x \d+ tokens, found "):
+        Embedder.open(bundle, threads=1).embed(["tea and coffee " * 2000])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"quality": {"stsb": {"spearman": 10**400}}}, "quality.stsb.spearman: expected a finite number"),
+        ({"prompts": {"query": "\ud800"}}, "prompts.query: expected a string"),
+    ],
+)
+def test_values_that_json_has_and_numbers_and_texts_have_not(bundle, changes, said):
+    """Integers larger than any float, and halves of characters."""
+    record = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    (bundle / "bundle.json").write_text(json.dumps(sealed({**record, **changes})), encoding="utf-8")
+    assert said in refusal(bundle)

@@ -372,3 +372,35 @@ def test_ctrl_c_leaves_no_file(tiny_bundle, tmp_path):
     assert process.returncode == 130
     assert "interrupted" in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+def test_reports_that_nobody_reads(tiny_checkpoint, tmp_path):
+    """An export whose stderr was closed by its reader, or is full, writes its bundle all the same."""
+    code = CODE.format(module="bge_export.cli", name="bge-export").replace("'", '"')
+    command = f"{sys.executable} -c '{code}' run tiny --checkpoint {tiny_checkpoint} --pooling cls"
+    for place, redirection in (("pipe", "2> >(exec 0<&-)"), ("full", "2>/dev/full")):
+        assert shell(f"{command} --out {tmp_path}/{place} {redirection}").returncode == 0
+        assert (tmp_path / place / "bundle.json").exists()
+    assert shell(f"{command} --target nothing --out {tmp_path}/x 2> >(exec 0<&-)").returncode == 2
+
+
+def test_what_was_computed_before_a_bad_record_is_kept(tiny_bundle, tmp_path):
+    """The error names the file with the vectors before it; --out stays free."""
+    lines = ['{"text": "ab"}'] * 5000 + ['{"txt": "cd"}']
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    for ending in ("jsonl", "npz"):
+        done = run("bge", "embed", tiny_bundle, tmp_path / "x.jsonl", "--out", tmp_path / f"y.{ending}")
+        assert done.returncode == 2
+        assert "The 4096 vectors before it are kept as " in done.stderr
+        (kept,) = tmp_path.glob(f".y.{ending}.*.unfinished")
+        assert f"{kept}." in done.stderr
+        assert not (tmp_path / f"y.{ending}").exists()
+
+
+@pytest.mark.parametrize("arguments", [("score", "{m3}", "\udcff", "ab"), ("embed", "{m3}", "--prompt", "\udcff")])
+def test_arguments_that_are_no_text(m3_bundle, arguments):
+    """Bytes that are not UTF-8 in an argument are an error that says so."""
+    done = run("bge", *(str(m3_bundle) if word == "{m3}" else word for word in arguments), stdin="ab\n")
+    assert done.returncode == 2
+    assert "a lone surrogate" in done.stderr
+    assert "Traceback" not in done.stderr

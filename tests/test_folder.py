@@ -458,3 +458,14 @@ def test_an_export_onto_a_disk_that_fills_up(filled, name):
     assert text.startswith(f"BundleError: {folder / 'out'}: expected room for about ")
     assert "found the disk full" in text
     assert "Nothing was left behind. Free some space, or choose another --out." in text
+
+
+def test_a_link_is_written_through(tiny_request, tmp_path):
+    """--force at a link replaces the bundle that it points to, and the link stays."""
+    export(tiny_request, tmp_path / "real")
+    (tmp_path / "current").symlink_to("real")
+    before = (tmp_path / "real").stat().st_ino
+    export(tiny_request, tmp_path / "current", force=True)
+    assert (tmp_path / "real").stat().st_ino != before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "real"]
+    assert (tmp_path / "current").is_symlink()

@@ -13,6 +13,8 @@ import weakref
 import numpy as np
 import pytest
 
+from bge_export import random_checkpoint
+from bge_export.bundle_writer import record_quality
 from bge_export.checkpoint import Options
 from bge_export.export import export
 from bge_export.request import Request
@@ -21,6 +23,12 @@ from tiny import edit_manifest, write_checkpoint
 
 TEXTS = ["what is bm25?", *(f"text {number} about tea and coffee and more" * 3 for number in range(400))]
 """Enough work for a second session: it is loaded when they are embedded, long after the bundle was opened."""
+
+DECODER = {
+    "model_type": "mistral", "vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0, "max_position_embeddings": 256, "sliding_window": None,
+}  # fmt: skip
 
 REPLACED = "expected the bundle that was opened, found that "
 
@@ -116,6 +124,33 @@ def test_a_file_of_weights_that_is_written_to(versions, v0, what):
             file.write(b"\0")
     with pytest.raises(BundleError, match=REPLACED + r"model\.onnx_data was written to"):
         embedder.embed(TEXTS[:1])
+
+
+@pytest.mark.parametrize("what", ["cut", "overwritten"])
+def test_weights_that_are_written_to_before_a_prefix_is_computed(tmp_path, what):
+    """Keys and values of a beginning come of the weights that were opened, or not at all."""
+    (tmp_path / "checkpoint").mkdir()
+    random_checkpoint.write(tmp_path / "checkpoint", DECODER, seed=0, lower_case=False)
+    options = Options(pooling="last")
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=tmp_path / "checkpoint", options=options)
+    export(request, tmp_path / "decoder")
+    embedder, _ = opened(tmp_path / "decoder")
+    data = tmp_path / "decoder/model.onnx_data"
+    if what == "cut":
+        os.truncate(data, 4096)
+    else:
+        data.write_bytes(bytes(255 for _ in range(data.stat().st_size)))
+    with pytest.raises(BundleError, match=REPLACED + r"model\.onnx_data was written to"):
+        embedder.with_prefix("one two three ")
+
+
+def test_what_was_measured_later(v0):
+    """`bge-export evaluate` and `check` write into the manifest of a bundle that is open: it is the same model."""
+    embedder, vector = opened(v0)
+    content = pickle.dumps(embedder)
+    record_quality(v0, "stsb", {"spearman": 0.5})
+    np.testing.assert_array_equal(embedder.embed(TEXTS).dense[0], vector)
+    np.testing.assert_array_equal(pickle.loads(content).embed(TEXTS[:1]).dense[0], vector)
 
 
 def test_vectors_that_are_not_finite(v0):

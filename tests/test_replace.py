@@ -164,3 +164,12 @@ def test_json_with_a_byte_order_mark():
     from bge_onnx.json_file import parse_json
 
     assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
+def test_locks_of_killed_processes_are_removed(tmp_path):
+    """A kill between the lock and the file leaves a lock alone; the next writer removes it, and no other name."""
+    (tmp_path / ".x.npz.0123abcd.lock").touch()
+    (tmp_path / ".x.npz.mine.lock").touch()
+    with replacing(tmp_path / "x.npz") as partial:
+        partial.write_text("new")
+    assert names(tmp_path) == [".x.npz.mine.lock", "x.npz"]

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bge_onnx import InputError, colbert_score, colbert_scores, hybrid, lexical_score, scores
+from bge_onnx import Embedder, InputError, colbert_score, colbert_scores, hybrid, lexical_score, scores, top_k
 
 ALL = ("dense", "sparse", "colbert")
 ROWS = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
@@ -165,3 +165,20 @@ def test_pairs_are_a_list(m3, pairs):
     """What has keys, no order or no pairs is refused: nobody could tell whose score a row is."""
     with pytest.raises(InputError, match=r"pairs: expected a list of pairs \(query, passage\), found "):
         m3.score(pairs)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m3: m3.score([("a\ud800", "b")]),
+        lambda m3: m3.score([("a", "b")], max_tokens="x"),
+        lambda _: Embedder.open(None),
+        lambda _: top_k([1, 2], 5),
+        lambda _: top_k([["x"]], 5),
+        lambda _: hybrid("x", 1, 1),
+    ],
+)
+def test_arguments_of_other_types(m3, call):
+    """Each is an InputError, whatever numpy or tokenizers would say."""
+    with pytest.raises(InputError):
+        call(m3)

@@ -12,7 +12,7 @@ import click
 
 from bge_export.catalog import ENTRIES
 from bge_export.evaluate_command import evaluate
-from bge_onnx.command_line import run_command
+from bge_onnx.command_line import report, run_command
 
 if TYPE_CHECKING:
     from bge_onnx.bundle import Bundle, Parity
@@ -203,7 +203,7 @@ def run(
         options=options,
     )
     without = kernels == "auto" and not bge_kernels.library()
-    click.echo(f"exporting {model} for {target}{', no operators were built here' * without}", err=True)
+    report(f"exporting {model} for {target}{', no operators were built here' * without}")
     _wrote(export(request, out, force=force, progress=sys.stderr.isatty()))
 
 
@@ -264,24 +264,21 @@ def _wrote(bundle: Bundle) -> None:
     if bundle.parity:
         _report(bundle.parity)
     size_mb = sum(record.size_bytes for record in bundle.files.values()) / 1e6
-    click.echo(f"wrote {bundle.folder}: {len(bundle.files) + 1} files, {size_mb:,.1f} MB", err=True)
+    report(f"wrote {bundle.folder}: {len(bundle.files) + 1} files, {size_mb:,.1f} MB")
 
 
 def _report(parity: Parity) -> None:
-    click.echo(f"{parity.texts} texts against {parity.reference}", err=True)
-    click.echo(
-        f"token ids  {'equal' if not parity.tokenizer_mismatches else f'{parity.tokenizer_mismatches} texts differ'}",
-        err=True,
-    )
-    click.echo("head       max error   at                     limit     used     measure", err=True)
+    report(f"{parity.texts} texts against {parity.reference}")
+    differ = parity.tokenizer_mismatches
+    report(f"token ids  {f'{differ} texts differ' if differ else 'equal'}")
+    report("head       max error   at                     limit     used     measure")
     for head, found in parity.heads.items():
         where = f"text {found.text} ({found.tokens} tokens)"
         used = 100 * found.max_error / found.limit
         verdict = "passed" if found.passed else "FAILED"
-        click.echo(
+        report(
             f"{head:10} {found.max_error:.1e}     {where:22} {found.limit:.1e}   {used:3.0f} %   {verdict}   "
-            f"{found.measure}",
-            err=True,
+            f"{found.measure}"
         )
 
 

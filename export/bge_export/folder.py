@@ -23,13 +23,13 @@ def atomic_folder(out: Path, *, size_bytes: int, force: bool = False) -> Iterato
     """A new folder beside `out` that takes its place when the block ends well, and is removed when it does not.
 
     size_bytes  about what will be written; refused at once where the disk has less
-    force       replace an `out` that exists, at the very end
+    force       replace an `out` that exists, at the very end; of a link, the folder that it points to
 
     What a killed process left behind is removed by the next export to the same place.
     Raises BundleError: `out` exists or appears in the meantime, another process is writing it, it cannot be replaced,
     the disk is full.
     """
-    out = out.absolute()
+    out = Path(os.path.realpath(out)) if os.path.islink(out) else out.absolute()  # noqa: PTH114 - never fails
     parents = [parent for parent in out.parents if not parent.exists()]
     try:
         require_free(out, force=force)

@@ -42,14 +42,15 @@ def run_command(command: click.Command) -> NoReturn:
         sys.stdout.flush()
     except click.exceptions.Exit as done:  # of --help and --version
         _leave(done.exit_code)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has seen enough of stdout; what `report` says on stderr may be lost
         _leave(0)
     except BgeError as error:
         _leave(2, f"{type(error).__name__}: {error}")
     except ModuleNotFoundError as error:
         _leave(2, f"InstallationError: {missing_package(error)}")
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError, ValueError):
+            error.show()
         _leave(2)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""

@@ -128,7 +128,7 @@ def warm_up_batches(bundle: Bundle) -> list[Batch]:
         total = min(tokens, texts * bundle.max_tokens)
         lengths = total // texts + (np.arange(texts) < total % texts)
         batch = _batch_of(lengths, packed=True)
-        if lengths[-1] and replay_size(batch) == (tokens, texts):  # texts of one token, or too few for this size
+        if lengths[-1] and replay_size(batch) == (tokens, texts):  # else too few tokens or texts
             batches.append(batch)
     return batches
 

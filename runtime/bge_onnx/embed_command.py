@@ -44,7 +44,8 @@ FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 )
 @click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-    help="What becomes of a record without a text: skip leaves it out, and says so at the end.",
+    help="What becomes of a record without a text: skip leaves it out, and says so at the end; stop keeps the vectors "
+    "before it.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")

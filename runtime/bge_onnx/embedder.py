@@ -178,7 +178,8 @@ class Embedder:
         if self.takes_examples:
             wanted = Wanted(heads=heads_of(heads))
             wanted.check(self.bundle)
-            token_ids = Prompt().token_ids(self.tokenizer, queries, max_tokens=max_tokens or QUERY_TOKENS)
+            limit = QUERY_TOKENS if max_tokens is None else max_tokens
+            token_ids = Prompt().token_ids(self.tokenizer, queries, max_tokens=limit)
             return self.run(token_ids, wanted, progress=progress)
         prompt = self.bundle.prompts.get("query", "")
         return self.embed(queries, heads=heads, prompt=prompt, max_tokens=max_tokens, progress=progress)
@@ -252,8 +253,8 @@ class Embedder:
         """
         check_weights(weights)
         pairs = check_pairs(pairs)
-        limit = max_tokens or self.bundle.max_tokens
-        chunks = chunks_of_pairs(pairs, max_tokens=limit, width=self.bundle.dims.get("colbert", 1))
+        tokenizer = self.tokenizer if max_tokens is None else self.tokenizer.with_max_tokens(max_tokens)
+        chunks = chunks_of_pairs(pairs, max_tokens=tokenizer.max_tokens, width=self.bundle.dims.get("colbert", 1))
         scored = [self._score(chunk, weights, max_tokens=max_tokens, progress=progress) for chunk in chunks]
         return {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from bge_onnx.bundle import MANIFEST
-from bge_onnx.errors import BundleError, first_line
+from bge_onnx.errors import BundleError, InputError, first_line
 from bge_onnx.json_file import read_json
 
 REPOSITORY = re.compile(r"\w[\w.-]*/[\w.-]+")
@@ -17,8 +18,10 @@ def find_bundle(bundle: str | Path, *, revision: str | None = None, cache_dir: s
 
     Only the files that the repository's manifest lists are downloaded. huggingface_hub decides on cache, token, offline
     mode and endpoint (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT) and resumes what was cut off.
-    Raises BundleError: no such repository, or one without a bundle.
+    Raises BundleError: no such repository, or one without a bundle. InputError: neither a path nor a name.
     """
+    if not isinstance(bundle, str | os.PathLike):
+        raise InputError(f"bundle: expected a folder or a repository's name, found {bundle!r:.60}")
     folder = Path(bundle)
     if folder.exists() or not isinstance(bundle, str) or not REPOSITORY.fullmatch(bundle):
         return folder

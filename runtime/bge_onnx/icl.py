@@ -84,6 +84,8 @@ class Prompt:
         Raises InputError: no strings, no room for a query, texts longer than the tokenizer's limit.
         """
         texts = check_texts(queries)
+        if type(max_tokens) is not int:
+            raise InputError(f"max_tokens: expected a whole number of tokens, found {max_tokens!r:.60}")
         if self.instruction is not None:
             texts = [self.query_format.format(self.instruction, text) for text in texts]
         around = tokenizer.untruncated(["<s>", f"{self.suffix}</s>", self.suffix, self.examples], special=False)

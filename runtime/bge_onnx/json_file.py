@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
+
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""A surrogate, as text that was cut or misread has it: no UTF-8 can be made of it."""
 
 QUOTED_CHARS = 200
 """An error quotes so much of what it found: a cause may be megabytes long."""

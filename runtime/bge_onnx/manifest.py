@@ -18,6 +18,9 @@ from bge_onnx.json_file import QUOTED_CHARS, read_json, shortened
 SEAL = "sha256"
 """The manifest's key for the hash of everything else in it, from format 5 on."""
 
+MEASURED = {"parity", "quality"}
+"""Keys that `bge-export check` and `evaluate` write into the manifest of a bundle that may be open."""
+
 HEADS = {"dense", "sparse", "colbert"}
 SHA256 = re.compile("[0-9a-f]{64}")
 LARGEST = 1 << 40
@@ -39,11 +42,16 @@ def open_bundle(folder: Path, *, verify: bool) -> Bundle:
         raise BundleError(
             f"{shortened(str(folder))}: expected a bundle (a folder with {MANIFEST}), found {shortened(str(error))}."
         ) from None
-    bundle = _parse(folder / MANIFEST, _read(folder / MANIFEST))
+    bundle = read_manifest(folder / MANIFEST)
     states = {MANIFEST: state, **_check_files(bundle, verify=verify)}
     bundle = dataclasses.replace(bundle, states=states)
     bundle.require_unchanged()  # by somebody who replaced it between two of these steps
     return bundle
+
+
+def read_manifest(path: Path) -> Bundle:
+    """The manifest at `path`, its folder's files not looked at. Raises BundleError: none, or an edited one."""
+    return _parse(path, _read(path))
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,11 +85,12 @@ def _parse(path: Path, record: dict[str, Any]) -> Bundle:
     """The manifest as a record. Raises BundleError: it was edited or damaged."""
     seal = record.pop(SEAL, None)
     try:
-        identity = _hash(record)
+        whole = _hash(record)
+        identity = _hash({key: value for key, value in record.items() if key not in MEASURED})
         bundle = schema.parse(Bundle, record, folder=path.parent, identity=identity, states={})
         found = "; ".join(list(_faults(bundle))[:5])
-        if not found and bundle.format_version >= FORMAT_VERSION and seal != identity:
-            found = f"its hash is {identity[:16]}…, and it says {shortened(repr(seal), 20)}"
+        if not found and bundle.format_version >= FORMAT_VERSION and seal != whole:
+            found = f"its hash is {whole[:16]}…, and it says {shortened(repr(seal), 20)}"
     except (ValueError, RecursionError) as error:
         found = str(error)
     if found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-PARTIAL, FINISHED = ".partial", ".finished"
+PARTIAL, FINISHED, UNFINISHED, LOCK = ".partial", ".finished", ".unfinished", ".lock"
 AT_FDCWD = -100  # Linux: paths are relative to the working directory
 NO_REPLACE, EXCHANGE = 1, 2  # flags of Linux's renameat2
 RENAME_EXCL, RENAME_SWAP = 4, 2  # flags of macOS's renamex_np
@@ -79,26 +80,23 @@ def _held(partial: Path) -> Iterator[None]:
 
 def lock_of(partial: Path) -> Path:
     """The file that is locked while `partial` is written."""
-    return partial.with_suffix(".lock")
+    return partial.with_suffix(LOCK)
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed left beside `path`: partial files and folders whose lock nobody holds."""
+    """Remove what processes that were killed left beside `path`: partial files, partial folders and their locks, of
+    those whose lock nobody holds.
+    """
     stem = partial_of(path).name[: -len(PARTIAL) - 8]
+    ours = re.compile(f"{re.escape(stem)}[0-9a-f]{{8}}({PARTIAL}|{LOCK})")
     with suppress(OSError):
-        for partial in [found for found in path.parent.iterdir() if _is_partial(found.name, stem)]:
+        left = {found.with_suffix(PARTIAL) for found in path.parent.iterdir() if ours.fullmatch(found.name)}
+        for partial in left:
             with suppress(Timeout, OSError), _held(partial):
                 if partial.is_dir() and not partial.is_symlink():
                     shutil.rmtree(partial, ignore_errors=True)
                 else:
                     partial.unlink(missing_ok=True)
-
-
-def _is_partial(name: str, stem: str) -> bool:
-    middle = name.removeprefix(stem).removesuffix(PARTIAL)
-    return (
-        name.startswith(stem) and name.endswith(PARTIAL) and len(middle) == 8 and set(middle) <= set("0123456789abcdef")
-    )
 
 
 @contextmanager

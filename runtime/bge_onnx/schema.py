@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 import types
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from bge_onnx.json_file import shortened
+from bge_onnx.json_file import HALF_CHARACTER, shortened
 
 T = TypeVar("T")
 
@@ -83,7 +83,9 @@ def _is_plain(kind: Any, value: Any) -> bool:
     if get_origin(kind) is Literal:
         return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     if kind is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max  # math.isfinite fails on large integers
+    if kind is str:
+        return type(value) is str and not HALF_CHARACTER.search(value)
     return type(value) is kind
 
 

@@ -13,6 +13,7 @@ from bge_onnx.bundle import Similarity
 from bge_onnx.embeddings import Embeddings, Vectors
 from bge_onnx.errors import InputError
 from bge_onnx.sparse import SparseVectors
+from bge_onnx.tokenizer import string_fault
 
 UNIT_ERROR = 1e-5
 """Vectors that are so close to length 1 were normalised already."""
@@ -67,7 +68,13 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def top_k(scores: Vectors, k: int) -> NDArray[np.int64]:
-    """Columns (Q, min(k, P)) of the largest scores of each row, best first; equal scores in column order."""
+    """Columns (Q, min(k, P)) of the largest scores of each row, best first; equal scores in column order.
+
+    Raises InputError: no array of numbers (Q, P).
+    """
+    scores = _numbers("top_k", scores)
+    if scores.ndim != 2:
+        raise InputError(f"top_k: expected scores (Q, P), found the shape {scores.shape}")
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -143,10 +150,10 @@ def hybrid(dense: Scores, sparse: Scores, colbert: Scores, weights: Sequence[flo
     """The weighted mean of the three heads' scores, numbers or arrays of one shape; float32.
 
     weights  of dense, sparse and colbert
-    Raises InputError: shapes that differ, weights that are no three numbers or have the sum 0.
+    Raises InputError: no numbers, shapes that differ, weights that are no three numbers or have the sum 0.
     """
     of_dense, of_sparse, of_colbert = check_weights(weights)
-    scores = [np.asarray(score, dtype=np.float32) for score in (dense, sparse, colbert)]
+    scores = [_numbers("hybrid", score) for score in (dense, sparse, colbert)]
     if len({score.shape for score in scores}) > 1:
         raise InputError(f"hybrid: expected scores of one shape, found {', '.join(str(one.shape) for one in scores)}")
     mixed = scores[2] * of_colbert + scores[1] * of_sparse + scores[0] * of_dense
@@ -212,8 +219,10 @@ def check_pairs(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         raise InputError(f"pairs: expected a list of pairs (query, passage), found {type(pairs).__name__}")
     pairs = list(pairs)
     for index, pair in enumerate(pairs):
-        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(f"pairs[{index}]: expected a query and a passage, found {pair!r:.60}")
+        if fault := string_fault(pair[0]) or string_fault(pair[1]):
+            raise InputError(f"pairs[{index}]: expected a query and a passage, found {fault}")
     return pairs
 
 
@@ -249,7 +258,14 @@ def _lexical(queries: SparseVectors, passages: SparseVectors, query: int, passag
 
 
 def _dense(vectors: Embeddings | Vectors) -> Vectors:
-    return vectors.dense if isinstance(vectors, Embeddings) else np.asarray(vectors, dtype=np.float32)
+    return vectors.dense if isinstance(vectors, Embeddings) else _numbers("similarity", vectors)
+
+
+def _numbers(name: str, given: Any) -> Vectors:
+    try:
+        return np.asarray(given, dtype=np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: expected an array of numbers, found {given!r:.60}") from None
 
 
 def _rows(name: str, rows: Any, width: int | None = None) -> Vectors:

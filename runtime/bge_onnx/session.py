@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from bge_onnx.cuda import (
     records,
     warm_up_batches,
 )
-from bge_onnx.errors import InputError
+from bge_onnx.errors import BundleError, InputError, first_line
 from bge_onnx.loading import load
 from bge_onnx.onnx_runtime import ort
 
@@ -178,7 +178,7 @@ class Session:
             PAST_VALUES: none,
             KEPT_TOKENS: np.array([len(token_ids)]),
         }
-        return Past(*session.run([KEYS, VALUES], feeds))
+        return Past(*self._compute(session, [KEYS, VALUES], feeds))
 
     def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str], past: Past | None) -> Outputs:
         inputs = {node.name for node in session.get_inputs()}
@@ -192,11 +192,30 @@ class Session:
             keys, values = (past.keys, past.values) if past else (none, none)
             feeds |= {PAST_KEYS: keys, PAST_VALUES: values, KEPT_TOKENS: np.zeros(1, dtype=np.int64)}
         options = _giving_back() if batch.input_ids.size > KEPT_RUN_TOKENS else None
+        return dict(zip(names, self._compute(session, names, feeds, options), strict=True))
+
+    def _compute(
+        self,
+        session: ort.InferenceSession,
+        names: Sequence[str],
+        feeds: Mapping[str, NDArray[Any]],
+        options: ort.RunOptions | None = None,
+    ) -> list[Any]:
+        """The graph's outputs, of weights as they were opened. Raises BundleError: they changed, or nothing comes."""
         mapped = self.bundle.mapped
         self.bundle.require_unwritten(mapped)  # reading a mapped file that was cut short would end the process
-        outputs = session.run(names, feeds, options)
+        try:
+            outputs: list[Any] = session.run(names, feeds, options)
+        except Exception as error:  # onnxruntime's exceptions have no common class but Exception
+            self.bundle.require_unwritten(mapped)
+            shape = " x ".join(map(str, feeds["input_ids"].shape))
+            raise BundleError(
+                f"{self.bundle.folder / self.bundle.graph}: expected vectors of {shape} tokens, found "
+                f"{first_line(error)}\n"
+                "    Where memory ran out, pass a smaller budget_tokens; else export the bundle again."
+            ) from error
         self.bundle.require_unwritten(mapped)
-        return dict(zip(names, outputs, strict=True))
+        return outputs
 
 
 def _giving_back() -> ort.RunOptions:

@@ -13,7 +13,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from bge_onnx.errors import BundleError, InputError
-from bge_onnx.json_file import shortened
+from bge_onnx.json_file import HALF_CHARACTER, shortened
 
 PANIC = "PanicException"
 
@@ -72,8 +72,8 @@ class Tokenizer:
         Texts of any size: only as much is read as can matter for the first `max_tokens` tokens.
         Raises InputError: something that is not a string, or holds half a surrogate pair (its index is named).
         """
-        if not isinstance(prompt, str):
-            raise InputError(f"prompt: expected a string, which may be empty, found {prompt!r:.60}")
+        if fault := string_fault(prompt):
+            raise InputError(f"prompt: expected a string, which may be empty, found {fault}")
         prompted = [prompt + text for text in check_texts(texts)]
         clipped = [text if len(text) <= self._clip_chars else self._clip(text) for text in prompted]
         return [self._cut(encoding) for encoding in self.backend.encode_batch_fast(clipped)]
@@ -160,7 +160,7 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     """The texts as a list. Raises InputError naming the first few among them that are not usable strings."""
     require_list("texts", texts)
     texts = list(texts)
-    faults = [f"texts[{index}]: {fault}" for index, fault in _faults(texts)]
+    faults = [f"texts[{index}]: {fault}" for index, text in enumerate(texts) if (fault := string_fault(text))]
     if faults:
         more = f"\n    and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise InputError("expected strings, found\n    " + "\n    ".join(faults[:5]) + more)
@@ -207,15 +207,11 @@ def windows(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield window
 
 
-def _faults(texts: Sequence[str]) -> Iterator[tuple[int, str]]:
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            yield index, f"{type(text).__name__} ({str(text)[:40]!r})" if text is not None else "None"
-        elif not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                yield (
-                    index,
-                    f"a lone surrogate (half a character) at position {error.start}; was the text cut or misdecoded?",
-                )
+def string_fault(text: object) -> str:
+    """Why a tokenizer cannot take this as a text; empty where it can."""
+    if not isinstance(text, str):
+        return f"{type(text).__name__} ({str(text)[:40]!r})" if text is not None else "None"
+    half = HALF_CHARACTER.search(text)
+    if half:
+        return f"a lone surrogate (half a character) at position {half.start()}; was the text cut or misdecoded?"
+    return ""

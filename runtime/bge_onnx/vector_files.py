@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bge_onnx.embeddings import Embeddings
 from bge_onnx.errors import InputError
-from bge_onnx.replace import replacing
+from bge_onnx.replace import UNFINISHED, replacing
 
 ENDINGS = (".npz", ".jsonl")
 
@@ -69,15 +69,38 @@ def _refusal(out: Path, error: OSError | RuntimeError) -> InputError:
 
 
 def write_vectors(chunks: Iterable[Chunk], path: Path | None, *, arrays: bool) -> int:
-    """Write vectors to `path`, as arrays (.npz) or JSON lines, or as JSON lines to stdout; returns how many."""
+    """Write vectors to `path`, as arrays (.npz) or JSON lines, or as JSON lines to stdout; returns how many.
+
+    Raises InputError: of `chunks`. What was computed before it is kept in a file that the error names.
+    """
+    faults: list[InputError] = []
+    count = _write(_until_fault(chunks, faults), path, arrays=arrays)
+    if not faults:
+        return count
+    if path is None or not count:
+        raise faults[0]
+    kept = path.rename(path.with_suffix(UNFINISHED))
+    raise InputError(f"{faults[0]}\n    The {count} vectors before it are kept as {kept}.") from None
+
+
+def _until_fault(chunks: Iterable[Chunk], faults: list[InputError]) -> Iterator[Chunk]:
+    """The chunks up to the first error, which is put into `faults`."""
+    try:
+        yield from chunks
+    except InputError as error:
+        faults.append(error)
+
+
+def _write(chunks: Iterable[Chunk], path: Path | None, *, arrays: bool) -> int:
     if path is None:
         return _write_lines(chunks, sys.stdout)
     if not arrays:
         with path.open("w", encoding="utf-8") as lines:
             return _write_lines(chunks, lines)
     held = list(chunks)
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **_arrays(held))
+    if held:
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **_arrays(held))
     return sum(len(embeddings) for embeddings, _ in held)
 
 

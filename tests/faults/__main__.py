@@ -24,7 +24,7 @@ def campaign(folder: Path, size: float) -> Iterator[tuple[str, Outcomes]]:
     """Every part of the campaign with its outcomes; `size` 1 is the whole."""
 
     def count(whole: int) -> int:
-        return max(6, round(size * whole))
+        return max(7, round(size * whole))
 
     torch.set_num_threads(1)  # forked processes do not have the threads of a pool
     checkpoint = write_checkpoint(folder / "checkpoint")

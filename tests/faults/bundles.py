@@ -19,11 +19,13 @@ from bge_onnx.bundle import FORMAT_VERSION, MANIFEST
 from bge_onnx.manifest import sealed
 from faults.outcomes import Child, Outcomes, ended
 
-TEXTS = ["what is BM25?", "Tea is a drink. " * 20, ""]
+TEXTS = ["what is BM25?", "Tea is a drink. " * 300, ""]
+"""The second is longer than any tiny model takes."""
+
 HEADS = ("dense", "sparse", "colbert")
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 7, 51, 10**30, 0.5, float("nan"), float("inf"), "", "dense", "mean", "cpu-fp32",
-    "../x", "\0", "x" * 100_000, [], {}, [None], {"dense": 1}, {"a": {"b": []}}, [[[]]],
+    None, True, False, 0, 1, -1, 7, 51, 10**30, 10**400, 0.5, float("nan"), float("inf"), "", "dense", "mean",
+    "cpu-fp32", "\ud800", 1000, "../x", "\0", "x" * 100_000, [], {}, [None], {"dense": 1}, {"a": {"b": []}}, [[[]]],
 )  # fmt: skip
 
 
@@ -113,8 +115,8 @@ def change_open_files(bundle: Path, other: Path, folder: Path, count: int, seed:
         link = folder / f"link{number}"
         link.symlink_to(copy)
         name, change = CHANGES[number % len(CHANGES)]
-        child = Child(lambda: _embed_on(link, copy))  # noqa: B023 - it forks at once
-        while not (folder / f"{copy.name}.ready").exists():
+        child = Child(lambda: _embed_on(link, copy, waits=change is _cut_between))  # noqa: B023 - it forks at once
+        while child.running() and not (folder / f"{copy.name}.ready").exists():
             time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.05))
         change(copy, link, other)
@@ -127,12 +129,17 @@ def change_open_files(bundle: Path, other: Path, folder: Path, count: int, seed:
     return outcomes
 
 
-def _embed_on(link: Path, copy: Path) -> str:
-    """Embed one text again and again, then many, which load a second session; a vector that changes is told."""
+def _embed_on(link: Path, copy: Path, *, waits: bool) -> str:
+    """Embed one text again and again, then many, which load a second session; a vector that changes is told.
+
+    waits  run nothing while the files change
+    """
     embedder = Embedder.open(link, threads=2)
     first = embedder.embed(TEXTS[:1]).dense
     copy.with_name(f"{copy.name}.ready").touch()
     changed = copy.with_name(f"{copy.name}.changed")
+    while waits and not changed.exists():
+        time.sleep(0.005)
     for rest in range(20, 0, -1):
         while True:
             if not np.array_equal(embedder.embed(TEXTS[:1]).dense, first):
@@ -145,6 +152,10 @@ def _embed_on(link: Path, copy: Path) -> str:
 
 def _cut(copy: Path, _: Path, __: Path) -> None:
     os.truncate(copy / "model.onnx_data", 4096)
+
+
+def _cut_between(copy: Path, link: Path, other: Path) -> None:
+    _cut(copy, link, other)
 
 
 def _overwrite(copy: Path, _: Path, other: Path) -> None:
@@ -178,6 +189,7 @@ Linux ends the process, which nothing in Python can prevent: the README says so.
 Change = Callable[[Path, Path, Path], None]
 CHANGES: tuple[tuple[str, Change], ...] = (
     ("weights cut", _cut),
+    ("weights cut between two runs", _cut_between),
     ("weights overwritten", _overwrite),
     ("weights replaced", _rename),
     ("bundle replaced", _replace),

@@ -69,6 +69,10 @@ class Child:
         """End it as nothing can prevent."""
         os.kill(self.pid, signal.SIGKILL)
 
+    def running(self) -> bool:
+        """Whether it has not ended; `end` is called all the same."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
     def end(self) -> tuple[str, str]:
         """Wait for its end: an outcome and an example."""
         with os.fdopen(self._read, encoding="utf-8", errors="replace") as pipe:

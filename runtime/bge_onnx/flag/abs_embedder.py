@@ -120,7 +120,7 @@ class AbsEmbedder(ABC):
 
         Raises InputError: the pool was stopped, or is none.
         """
-        if not isinstance(pool, Mapping) or "work" not in pool or not pool["processes"]:
+        if not isinstance(pool, Mapping) or "work" not in pool or not pool.get("processes"):
             raise InputError(
                 "pool: expected one of start_multi_process_pool(), found none, or one that was stopped.\n"
                 "    Start another."
@@ -215,16 +215,22 @@ def _keep(model: AbsEmbedder, keywords: dict[str, Any]) -> None:
     """
     unknown = sorted(set(keywords) - {"passage_instruction_for_retrieval", "passage_instruction_format"})
     if unknown:
-        warnings.warn(f"{', '.join(unknown)}: these arguments change nothing, here and in FlagEmbedding", stacklevel=4)
+        depth = 3 + type(model).__mro__.index(AbsEmbedder)  # the caller of the outermost constructor
+        warnings.warn(
+            f"{', '.join(unknown)}: these arguments change nothing, here and in FlagEmbedding", stacklevel=depth
+        )
     model.kwargs = keywords
     for name in unknown:
         if not hasattr(type(model), name):
             setattr(model, name, keywords[name])
 
 
-def first_set(value: int | None, default: int) -> int:
-    """`value`, or `default` where it is None."""
-    return default if value is None else value
+def first_set(name: str, value: int | None, default: int) -> int:
+    """`value`, or `default` where it is None. Raises InputError: no whole number."""
+    found = default if value is None else value
+    if not isinstance(found, int):
+        raise InputError(f"{name}: expected a whole number, found {found!r:.60}")
+    return found
 
 
 def refuse(keywords: dict[str, Any]) -> None:

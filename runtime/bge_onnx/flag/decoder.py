@@ -162,7 +162,7 @@ class FlagICLModel(LastTokenEmbedder):
             self._shared()
             .embed(
                 texts,
-                max_tokens=first_set(max_length, self.query_max_length),
+                max_tokens=first_set("max_length", max_length, self.query_max_length),
                 normalize=self.normalize_embeddings,
                 truncate_dim=self._truncate_dim(("dense",)),
             )

@@ -21,7 +21,7 @@ class DenseEmbedder(AbsEmbedder):
         **kwargs: Any,
     ) -> Vectors:
         """Vectors (N, D) of queries with their instruction, or (D,) of one string; cut at `query_max_length` tokens."""
-        limit = first_set(max_length, self.query_max_length)
+        limit = first_set("max_length", max_length, self.query_max_length)
         instruction = (self.query_instruction_for_retrieval, self.query_instruction_format)
         return self.encode(queries, batch_size, limit, convert_to_numpy, *instruction, **kwargs)
 
@@ -54,7 +54,7 @@ class DenseEmbedder(AbsEmbedder):
         refuse(kwargs)
         require_numpy(convert_to_numpy)
         texts, single = self._instructed(sentences, instruction, instruction_format)
-        texts, limit = self._cut(texts, first_set(max_length, self.passage_max_length))
+        texts, limit = self._cut(texts, first_set("max_length", max_length, self.passage_max_length))
         found = self.embedder.embed(
             texts,
             max_tokens=limit,

@@ -92,7 +92,7 @@ class BGEM3FlagModel(AbsEmbedder):
         **kwargs: Any,
     ) -> dict[str, Any]:
         """As `encode`, of queries with their instruction, cut at `query_max_length` tokens."""
-        limit = first_set(max_length, self.query_max_length)
+        limit = first_set("max_length", max_length, self.query_max_length)
         heads = (return_dense, return_sparse, return_colbert_vecs)
         instruction = (self.query_instruction_for_retrieval, self.query_instruction_format)
         return self.encode(queries, batch_size, limit, *heads, *instruction, **kwargs)
@@ -144,7 +144,7 @@ class BGEM3FlagModel(AbsEmbedder):
         if not heads:
             raise AssertionError("expected one of return_dense, return_sparse and return_colbert_vecs, found none")
         texts, single = self._instructed(sentences, instruction, instruction_format)
-        limit = first_set(max_length, self.passage_max_length)
+        limit = first_set("max_length", max_length, self.passage_max_length)
         found = self._embed(texts, heads, limit, truncate_dim=self._truncate_dim(heads))
         result: dict[str, Any] = {
             "dense_vecs": self._typed(found.dense) if "dense" in heads else None,
@@ -231,10 +231,10 @@ class BGEM3FlagModel(AbsEmbedder):
             return []
         weights = check_weights((1.0, 1.0, 1.0) if weights_for_different_modes is None else weights_for_different_modes)
         limits = (
-            first_set(max_query_length, self.query_max_length),
-            first_set(max_passage_length, self.passage_max_length),
+            first_set("max_query_length", max_query_length, self.query_max_length),
+            first_set("max_passage_length", max_passage_length, self.passage_max_length),
         )
-        size = first_set(batch_size, self.batch_size)
+        size = first_set("batch_size", batch_size, self.batch_size)
         if size < 1:
             raise InputError(f"batch_size: expected at least 1, found {size}.")
         batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
