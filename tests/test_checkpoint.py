@@ -8,20 +8,33 @@ import re
 import shutil
 
 import numpy as np
+import peft
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 from bge_export.checkpoint import Options
+from bge_export.cli import cli as export_cli
 from bge_export.config import parse_config, read_json
-from bge_export.export import export
+from bge_export.export import check_bundle, export
 from bge_export.models import MODELS
 from bge_export.models.bert import Config
 from bge_export.random_checkpoint import bert_tokenizer
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder
-from tiny import edit_json, read_weights, remove_weights, store_pickle, store_weights, write_checkpoint, write_json
+from tiny import (
+    edit_json,
+    read_weights,
+    remove_weights,
+    store_pickle,
+    store_weights,
+    write_checkpoint,
+    write_json,
+    write_m3_checkpoint,
+    write_modules,
+)
 
 TEXTS = ["", "a", "what is bm25?", "one two three " * 40]
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 95826648\n"
@@ -538,7 +551,10 @@ def test_an_adapter_is_named(checkpoint, alone, monkeypatch):
 @pytest.fixture
 def adapter(checkpoint, tmp_path):
     """A LoRA adapter of the checkpoint, trained on nothing but far from zero, and its model's CLS vectors of TEXTS."""
-    peft = pytest.importorskip("peft")
+    return make_adapter(checkpoint, tmp_path)
+
+
+def make_adapter(checkpoint, tmp_path):
     torch.manual_seed(0)
     model = transformers.AutoModel.from_pretrained(checkpoint)
     model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["query", "dense"]))
@@ -562,6 +578,49 @@ def test_an_adapter_is_merged_where_peft_is(checkpoint, adapter, tiny, tmp_path,
     found = vectors(checkpoint if beside else folder, tmp_path / "bundle")
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.abs(found - tiny.embed(TEXTS).dense).max() > 0.1
+
+
+def test_an_adapter_in_the_first_modules_folder(checkpoint, adapter, tmp_path):
+    """Base and adapter in the oldest form's folder are merged there."""
+    folder, wanted = adapter
+    inner = tmp_path / "old/0_Transformer"
+    shutil.copytree(checkpoint, inner)
+    shutil.copytree(folder, inner, dirs_exist_ok=True)
+    modules = [{"path": "0_Transformer/", "type": "x.Transformer"}, {"path": "1_Pooling/", "type": "x.Pooling"}]
+    write_json(tmp_path / "old/modules.json", [*modules, {"path": "2_Normalize", "type": "x.Normalize"}])
+    write_json(tmp_path / "old/1_Pooling/config.json", {"pooling_mode": "cls"})
+    np.testing.assert_allclose(vectors(tmp_path / "old", tmp_path / "bundle"), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_adapter_keeps_heads_and_modules(tmp_path, beside):
+    """What stands beside the base's transformer is not lost when an adapter is merged."""
+    base = write_m3_checkpoint(tmp_path / "base")
+    write_modules(base, "Transformer", "Pooling", "Dense")
+    write_json(base / "1_Pooling/config.json", {"pooling_mode": "cls"})
+    identity = {"in_features": 32, "out_features": 16, "bias": False, "activation_function": "torch.nn.Identity"}
+    write_json(base / "2_Dense/config.json", identity)
+    save_file({"linear.weight": torch.eye(16, 32)}, base / "2_Dense/model.safetensors")
+    folder, _ = make_adapter(base, tmp_path)
+    if beside:
+        shutil.copytree(folder, base, dirs_exist_ok=True)
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=base if beside else folder)
+    bundle = export(request, tmp_path / "bundle")
+    assert bundle.dims == {"dense": 16, "sparse": bundle.dims["sparse"], "colbert": bundle.dims["colbert"]}
+    assert bundle.parity.passed
+    assert check_bundle(bundle.folder, request.checkpoint).passed
+
+
+def test_an_adapter_is_evaluated(checkpoint, adapter, tmp_path, monkeypatch):
+    """The checkpoint that a bundle was made from, an adapter in it, is what it is compared with."""
+    monkeypatch.setenv("BGE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(adapter[0], checkpoint, dirs_exist_ok=True)
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=checkpoint, options=Options(pooling="cls"))
+    export(request, tmp_path / "bundle")
+    (tmp_path / "pairs.csv").write_text("ab,ab cd,5\nab,xy,1\ncd,cd,4\n")
+    arguments = ["evaluate", str(tmp_path / "bundle"), "--task", str(tmp_path / "pairs.csv"), "--json"]
+    found = CliRunner().invoke(export_cli, [*arguments, "--checkpoint", str(checkpoint)], catch_exceptions=False)
+    assert json.loads(found.stdout)["fidelity"]["cosine_min"] == pytest.approx(1, abs=1e-5)
 
 
 def test_an_adapter_of_other_weights_is_refused(checkpoint, adapter):

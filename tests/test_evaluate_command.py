@@ -134,10 +134,10 @@ def test_scores_that_cannot_be_kept_are_printed(tiny_bundle, tiny_checkpoint, tm
     """A full disk after hours of work: scores are on stdout, and one error says what is missing."""
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(bundle_writer, "record_quality", full)
+    monkeypatch.setattr(bundle_writer, "record", full)
     arguments = ["evaluate", str(folder), "--task", str(pairs), "--checkpoint", str(tiny_checkpoint), "--json"]
     result = CliRunner().invoke(export_cli, arguments)
     assert json.loads(result.stdout)["task"] == "pairs"

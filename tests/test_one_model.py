@@ -9,16 +9,16 @@ import shutil
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from bge_export import random_checkpoint
-from bge_export.bundle_writer import record_quality
+from bge_export import bundle_writer, random_checkpoint
 from bge_export.checkpoint import Options
 from bge_export.export import export
 from bge_export.request import Request
-from bge_onnx import BundleError, Embedder
+from bge_onnx import Bundle, BundleError, Embedder
 from tiny import edit_manifest, write_checkpoint
 
 TEXTS = ["what is bm25?", *(f"text {number} about tea and coffee and more" * 3 for number in range(400))]
@@ -148,9 +148,27 @@ def test_what_was_measured_later(v0):
     """`bge-export evaluate` and `check` write into the manifest of a bundle that is open: it is the same model."""
     embedder, vector = opened(v0)
     content = pickle.dumps(embedder)
-    record_quality(v0, "stsb", {"spearman": 0.5})
+    bundle_writer.record(embedder.bundle, quality={"stsb": {"spearman": 0.5}})
     np.testing.assert_array_equal(embedder.embed(TEXTS).dense[0], vector)
     np.testing.assert_array_equal(pickle.loads(content).embed(TEXTS[:1]).dense[0], vector)
+
+
+def test_what_was_measured_of_another_model(versions, v0):
+    """A bundle that took the place of the one that was measured is left as it is."""
+    embedder, _ = opened(v0)
+    put(versions, v0)
+    before = (v0 / "bundle.json").read_bytes()
+    with pytest.raises(BundleError, match="expected the bundle that was measured, found that another took its place"):
+        bundle_writer.record(embedder.bundle, quality={"stsb": {"spearman": 0.5}})
+    assert (v0 / "bundle.json").read_bytes() == before
+
+
+def test_measured_by_several_at_once(v0):
+    """What several processes record in one bundle is all kept."""
+    bundle = Bundle.open(v0)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: bundle_writer.record(bundle, quality={f"t{number}": {"x": 1.0}}), range(8)))
+    assert sorted(Bundle.open(v0).quality) == [f"t{number}" for number in range(8)]
 
 
 def test_vectors_that_are_not_finite(v0):

@@ -10,8 +10,10 @@ import pytest
 from bge_export import catalog
 from bge_export.checkpoint import Options, Recipe, read_recipe
 from bge_export.checkpoint_files import SENTENCE_FILES
-from bge_onnx import CheckpointError
-from tiny import edit_json, write_json, write_modules
+from bge_export.export import export
+from bge_export.request import Request
+from bge_onnx import CheckpointError, Embedder
+from tiny import edit_json, write_checkpoint, write_json, write_modules
 
 POOLING = "1_Pooling/config.json"
 FLAGS = {
@@ -97,7 +99,10 @@ def test_both_spellings_of_pooling(tmp_path, record, pooling):
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        ({"pooling_mode": "median"}, "expected pooling modes out of cls, max, mean, mean_sqrt_len, weightedmean, last"),
+        (
+            {"pooling_mode": "median"},
+            "expected pooling modes out of cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken",
+        ),
         ({"pooling_mode": ["cls", "median"]}, "found 'cls + median'."),
         ({"pooling_mode": []}, "found none."),
         ({"pooling_mode": "cls", "include_prompt": False}, "found include_prompt False."),
@@ -363,6 +368,52 @@ def test_arguments_that_could_change_vectors_are_refused(tmp_path, key):
     assert f"{path}: expected {key} with nothing but " in refusal(tmp_path, pooling="cls")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("processing_kwargs", {"text": {"max_length": 8}}),
+        ("query_length", 6),
+        ("document_length", 9),
+        ("query_expansion", {"strategy": "fixed", "length": 32}),
+        ("module_output_name", "sentence_embedding"),
+        ("transformer_task", "fill-mask"),
+        ("modality_config", {"text": {"method": "forward", "method_output_name": "pooler_output"}}),
+        ("tokenizer_name_or_path", "other/model"),
+        ("of_a_later_version", True),
+    ],
+)
+def test_settings_that_could_change_vectors_are_refused(tmp_path, key, value):
+    """What sentence-transformers 6.2 reads there, and what later versions may, is never ignored."""
+    path = tmp_path / "sentence_bert_config.json"
+    write_json(path, {key: value})
+    assert f"{path}: expected no {key}" in refusal(tmp_path, pooling="cls")
+
+
+def test_settings_as_sentence_transformers_6_saves_them(tmp_path):
+    """The file that sentence-transformers 6.2.0 writes, keys without a wish included."""
+    modality = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+    plain = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
+    none = {"processing_kwargs": {}, "query_length": None, "unpad_inputs": False, "max_seq_length": 77}
+    write_json(tmp_path / "sentence_bert_config.json", {**plain, **none, "modality_config": modality})
+    assert recipe(tmp_path, pooling="cls").max_tokens == 77
+
+
+@pytest.mark.parametrize("target", ["cpu-fp32", "portable"])
+def test_lower_casing_as_sentence_transformers_does(tmp_path, target):
+    """`do_lower_case` in front of a tokenizer that keeps case: special tokens in a text keep their names."""
+    folder = write_checkpoint(tmp_path / "checkpoint", lower_case=False)
+    write_json(folder / "sentence_bert_config.json", {"do_lower_case": True})
+    request = Request(model="tiny", target=target, checkpoint=folder, options=Options(pooling="cls", lower_case=True))
+    bundle = export(request, tmp_path / "bundle")
+    assert bundle.parity.passed
+    embedder = Embedder.open(bundle.folder)
+    upper, lower, mask = embedder.tokenizer.encode(["WHAT Is", "what is", "[MASK]"])
+    assert upper.tolist() == lower.tolist()
+    assert mask[1] == bundle.special_ids["mask"]
+    if target == "portable":
+        assert json.loads((bundle.folder / "sentence_bert_config.json").read_text())["do_lower_case"] is True
+
+
 @pytest.mark.parametrize("length", ["512", [512], True, -1, float("nan")])
 def test_a_maximum_that_is_no_number_is_refused(tmp_path, length):
     """A max_seq_length of another form is an error with the file's name."""
@@ -374,7 +425,7 @@ def test_a_maximum_that_is_no_number_is_refused(tmp_path, length):
 def test_a_first_module_outside_the_checkpoint_is_refused(tmp_path, place):
     """The first module's folder is one of the checkpoint's own."""
     write_json(tmp_path / "modules.json", [{"idx": 0, "path": place, "type": "Transformer"}, {"type": "Pooling"}])
-    assert "expected the first module's path to be a folder beside it" in refusal(tmp_path, pooling="cls")
+    assert "expected a module's path to be a folder beside it" in refusal(tmp_path, pooling="cls")
 
 
 def test_a_default_prompt_that_is_none_is_refused(tmp_path):

@@ -15,19 +15,24 @@ from typing import Any
 
 import onnx_ir as ir
 import transformers
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from bge_export import checkpoint_tokenizer
 from bge_export.checkpoint import Recipe
+from bge_export.folder import alone
 from bge_export.lowering.targets import Target
 from bge_export.portable_files import write_json
-from bge_onnx.bundle import FORMAT_VERSION, MANIFEST, Bundle, FileRecord, sha256_of
-from bge_onnx.errors import CheckpointError
+from bge_onnx.bundle import FORMAT_VERSION, MANIFEST, Bundle, FileRecord, Parity, sha256_of
+from bge_onnx.errors import BundleError, CheckpointError
 from bge_onnx.manifest import sealed
 from bge_onnx.replace import replacing
 
 TOKENIZER = "tokenizer.json"
+
+WAIT_S = 60
+"""Another process that records in the same bundle is done in less."""
+
 SPECIAL = ("pad", "bos", "cls", "sep", "eos", "unk", "mask")
 
 
@@ -67,25 +72,15 @@ def _os_errors() -> Iterator[None]:
 
 
 def write_tokenizer(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe) -> dict[str, int]:
-    """Write `tokenizer.json`, without the padding and truncation some checkpoints store in it; returns special ids.
-
-    Raises CheckpointError: a template without the tokens at a text's ends.
-    """
+    """Write `tokenizer.json`, without the padding and truncation some checkpoints store in it; returns special ids."""
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.no_padding()
     backend.no_truncation()
     if recipe.lower_cased:
-        inner = [backend.normalizer] if backend.normalizer else []
-        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inner])
+        checkpoint_tokenizer.lower_case(backend)
     special = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in SPECIAL}
     if special["pad"] is None:  # decoders have none; a batch of equal lengths needs none
         special["pad"] = special["eos"]
-    empty, ends = backend.encode("").ids, checkpoint_tokenizer.ends(tokenizer)
-    if empty != [*ends]:
-        raise CheckpointError(
-            f"the tokenizer: expected an empty text to become its first and last token {ends}, found {empty}.\n"
-            "    Its tokenizer.json lacks the template; save it again with the tokenizer's own library."
-        )
     with _os_errors():
         backend.save(str(folder / TOKENIZER))
     return {kind: int(token_id) for kind, token_id in special.items() if token_id is not None}
@@ -119,11 +114,26 @@ def rewrite_manifest(bundle: Bundle) -> Bundle:
     return Bundle.open(bundle.folder)
 
 
-def record_quality(folder: Path, task: str, values: Mapping[str, float]) -> None:
-    """Add what an evaluation found to a bundle's manifest, in one step; in a read-only folder do nothing."""
-    bundle = Bundle.open(folder)  # anew: evaluations take hours
-    if os.access(folder, os.W_OK):
-        rewrite_manifest(dataclasses.replace(bundle, quality={**bundle.quality, task: dict(values)}))
+def record(
+    bundle: Bundle, *, parity: Parity | None = None, quality: Mapping[str, Mapping[str, float]] | None = None
+) -> None:
+    """Add what was measured of a bundle to its manifest, in one step; in a read-only folder do nothing.
+
+    quality  values by the name of their task, beside those of other tasks
+
+    Raises BundleError: another bundle took its place since it was opened. OSError: the manifest cannot be written.
+    """
+    if not os.access(bundle.folder, os.W_OK):
+        return
+    with alone(bundle.folder, wait_s=WAIT_S):
+        found = Bundle.open(bundle.folder)  # anew: measuring takes hours
+        if found.identity != bundle.identity:
+            raise BundleError(
+                f"{bundle.folder}: expected the bundle that was measured, found that another took its place.\n"
+                "    Nothing was recorded in it. Measure the new one."
+            )
+        both = {**found.quality, **{task: dict(values) for task, values in (quality or {}).items()}}
+        rewrite_manifest(dataclasses.replace(found, parity=parity or found.parity, quality=both))
 
 
 def versions() -> Mapping[str, str]:

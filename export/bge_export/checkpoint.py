@@ -25,6 +25,16 @@ HARMLESS_ARGUMENTS = {
 }
 
 
+# The other keys of that file with the values that sentence-transformers 6.2 has for a text encoder's token states.
+PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "transformer_task": ("feature-extraction",),
+    "module_output_name": ("token_embeddings",),
+    "modality_config": ({"text": {"method": "forward", "method_output_name": "last_hidden_state"}},),
+    "unpad_inputs": (True, False),
+}
+READ_SETTINGS = ("max_seq_length", "do_lower_case")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the user decides where a folder's files do not; None leaves it to them."""
@@ -119,7 +129,7 @@ def _max_tokens(folder: Path, entry: Entry | None, positions: int, options: Opti
     """Tokens that texts are cut to, as sentence-transformers decides it, but never more than there are positions."""
     name, settings = sentence_settings(folder)
     _require_plain(folder / name, settings)
-    arguments = settings.get("processor_kwargs") or settings.get("tokenizer_args") or {}
+    arguments = settings.get("tokenizer_args") or settings.get("processor_kwargs") or {}
     length = arguments.get("model_max_length", settings.get("max_seq_length"))
     if length is None and entry:
         name, length = "the catalog", entry.max_tokens
@@ -148,6 +158,13 @@ def _require_plain(path: Path, settings: dict[str, Any]) -> None:
             raise CheckpointError(
                 f"{path}: expected {key} with nothing but {', '.join(sorted(harmless))}, found "
                 f"{shortened(', '.join(others))}.\n    Put it into config.json or tokenizer_config.json instead."
+            )
+    for key in sorted(settings.keys() - {*READ_SETTINGS, *(key for keys in HARMLESS_ARGUMENTS for key in keys)}):
+        value, plain = settings[key], PLAIN_SETTINGS.get(key, ())
+        if value not in (None, {}, *plain):
+            raise CheckpointError(
+                f"{path}: expected no {key}{f', or {quoted(plain[0])}' if plain else ''}, found {quoted(value)}.\n"
+                "    It may change vectors, and is not supported."
             )
 
 

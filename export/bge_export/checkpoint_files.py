@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bge_export.config import quoted, read_json
@@ -33,13 +33,21 @@ def model_folder(folder: Path) -> Path:
     path = folder / "modules.json"
     modules = read_json(path, list) if path.is_file() else []
     first = modules[0] if modules and isinstance(modules[0], dict) else {}
-    name = first.get("path") or ""
-    if not isinstance(name, str) or Path(name).name != name or name == "..":
+    return folder / module_path(path, first.get("path") or "")
+
+
+def module_path(file: Path, given: Any) -> str:
+    """A module's path in `modules.json` as a folder's name, empty for the checkpoint's own folder.
+
+    Raises CheckpointError: no folder inside the checkpoint.
+    """
+    path = PurePosixPath(given) if isinstance(given, str) else PurePosixPath("..")
+    if len(path.parts) > 1 or path.parts in (("..",), ("/",)):
         raise CheckpointError(
-            f"{path}: expected the first module's path to be a folder beside it, found {quoted(name)}.\n"
+            f"{file}: expected a module's path to be a folder beside it, found {quoted(given)}.\n"
             "    Download the checkpoint again."
         )
-    return folder / name
+    return path.name
 
 
 def sentence_settings(folder: Path) -> tuple[str, dict[str, Any]]:

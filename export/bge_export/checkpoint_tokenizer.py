@@ -9,7 +9,7 @@ from pathlib import Path
 import sentencepiece
 import tokenizers
 import transformers
-from tokenizers import processors
+from tokenizers import normalizers, processors
 
 from bge_export.checkpoint_files import model_folder
 from bge_onnx.errors import CheckpointError, first_line
@@ -100,6 +100,15 @@ def _frame(tokenizer: transformers.PreTrainedTokenizerBase, file: Path) -> None:
             pair=f"{names[0]} $A {names[1]} $B {names[1]}",
             special_tokens=[(names[0], begin), (names[1], end)],
         )
+
+
+def lower_case(backend: tokenizers.Tokenizer) -> None:
+    """Lower-case texts before the tokenizer sees them, special tokens excepted.
+
+    As sentence-transformers 6.2 does for `do_lower_case`, base/modules/transformer.py.
+    """
+    inner = [backend.normalizer] if backend.normalizer else []
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *inner])
 
 
 def keeps_case(folder: Path) -> bool:

@@ -62,8 +62,8 @@ def evaluate(
       bge-export evaluate bge-small --task stsb
       bge-export evaluate my-bundle --task ./my-beir-folder --checkpoint ./my-model --json
     """
+    from bge_export import bundle_writer
     from bge_export import evaluate as scoring
-    from bge_export.bundle_writer import record_quality
     from bge_export.tasks import open_task
     from bge_onnx import BundleError, Embedder
 
@@ -81,7 +81,8 @@ def evaluate(
     if wanted and Path(bundle).is_dir():  # not in the Hub's cache
         reference = {f"reference_{name}": value for name, value in wanted.values.items()}
         try:
-            record_quality(Path(bundle), opened.name, {**scores.values, **reference, **close})
+            values = {**scores.values, **reference, **close}
+            bundle_writer.record(embedder.bundle, quality={opened.name: values})
         except OSError as error:
             raise BundleError(
                 f"{bundle}: expected a manifest that scores can be written to, found {error.strerror}.\n"
@@ -93,23 +94,24 @@ def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
     """What float32 PyTorch reaches with the checkpoint, computed now or kept from an earlier time."""
     import torch
 
+    from bge_export import adapter, reference_cache
     from bge_export import evaluate as scoring
-    from bge_export import reference_cache
     from bge_export.export import recipe_of, require_same_weights
     from bge_onnx.icl import QUERY_TOKENS, Prompt
 
-    require_same_weights(embedder.bundle, checkpoint)
-    recipe = recipe_of(embedder.bundle, checkpoint)
+    with adapter.merged(checkpoint) as (whole, sha256):
+        require_same_weights(embedder.bundle, whole, sha256)
+        recipe = recipe_of(embedder.bundle, whole)
 
-    def compute() -> Scores:
-        torch.set_num_threads(embedder.session.threads)
-        query_ids = None
-        if embedder.takes_examples:
-            query_ids = lambda texts: Prompt().token_ids(embedder.tokenizer, texts, max_tokens=QUERY_TOKENS)  # noqa: E731
-        system = scoring.reference_system(checkpoint, recipe, progress=sys.stderr.isatty(), query_ids=query_ids)
-        return scoring.evaluate(task, system, embedder.bundle.prompts)
+        def compute() -> Scores:
+            torch.set_num_threads(embedder.session.threads)
+            query_ids = None
+            if embedder.takes_examples:
+                query_ids = lambda texts: Prompt().token_ids(embedder.tokenizer, texts, max_tokens=QUERY_TOKENS)  # noqa: E731
+            system = scoring.reference_system(whole, recipe, progress=sys.stderr.isatty(), query_ids=query_ids)
+            return scoring.evaluate(task, system, embedder.bundle.prompts)
 
-    return reference_cache.scores_of(reference_cache.checkpoint_key(checkpoint), recipe, task, compute)
+        return reference_cache.scores_of(reference_cache.checkpoint_key(whole), recipe, task, compute)
 
 
 def _print_scores(

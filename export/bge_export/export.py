@@ -185,7 +185,7 @@ def check_bundle(
     head_files  folder of its heads' weights, where the others are random
     tokenizer   its SentencePiece model, where the weights are random
     calibration  the texts that it was calibrated with
-    Raises BundleError, CheckpointError.
+    Raises BundleError: no bundle, or another by the time that it was compared. CheckpointError.
     """
     bundle = Bundle.open(folder, verify=True)
     if bundle.source.kind == "folder" and checkpoint is None:
@@ -217,14 +217,14 @@ def check_bundle(
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
         parity = _compare(bundle, expected, target.limits(config, GRIDS[request.activations]), progress=progress)
     if bundle.parity is None and parity.passed:
-        bundle_writer.rewrite_manifest(dataclasses.replace(bundle, parity=parity))
+        bundle_writer.record(bundle, parity=parity)
     return parity
 
 
-def require_same_weights(bundle: Bundle, checkpoint: Path) -> None:
-    """Raise CheckpointError: a bundle was made from other weights than those in a folder."""
+def require_same_weights(bundle: Bundle, checkpoint: Path, sha256: str | None = None) -> None:
+    """Raise CheckpointError: a bundle was made from other weights than those in a folder, of which this is the hash."""
     if bundle.source.kind != "random":
-        _require_same(bundle, checkpoint, checkpoint_sha256(checkpoint))
+        _require_same(bundle, checkpoint, sha256 or checkpoint_sha256(checkpoint))
 
 
 def _require_same(bundle: Bundle, folder: Path, sha256: str | None) -> None:

@@ -34,7 +34,7 @@ def atomic_folder(out: Path, *, size_bytes: int, force: bool = False) -> Iterato
     try:
         require_free(out, force=force)
         out.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(out):
+        with alone(out):
             restore(out)
             _require_room(out, size_bytes)
             with new_folder(out) as partial:
@@ -50,9 +50,12 @@ def atomic_folder(out: Path, *, size_bytes: int, force: bool = False) -> Iterato
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold the lock beside `out`, which every process on every machine with this disk sees."""
-    lock = FileLock(out.with_name(f".{out.name.encode()[:100].decode(errors='ignore')}.lock"), timeout=0)
+def alone(out: Path, *, wait_s: float = 0) -> Iterator[None]:
+    """Hold the lock beside the folder `out`, which every process on every machine with this disk sees.
+
+    Raises BundleError: another process holds it for longer than `wait_s` seconds. OSError: no place for a lock.
+    """
+    lock = FileLock(out.with_name(f".{out.name.encode()[:100].decode(errors='ignore')}.lock"), timeout=wait_s)
     try:
         lock.acquire()
     except Timeout:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from bge_export.checkpoint_files import module_path
 from bge_export.config import quoted, read_json
 from bge_export.pooling import Activation, Mode
 from bge_onnx.errors import CheckpointError
@@ -27,6 +28,7 @@ POOLING_FLAGS: dict[str, Mode] = {
 }
 POOLING_MODES: dict[str, Mode] = {"mean_sqrt_len_tokens": "mean_sqrt_len", "lasttoken": "last"}
 """Those that we call otherwise."""
+THEIR_MODES = [next((name for name, ours in POOLING_MODES.items() if ours == mode), mode) for mode in get_args(Mode)]
 
 ACTIVATIONS: dict[str, Activation] = {
     "Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "Sigmoid": "sigmoid", "SiLU": "silu",
@@ -137,12 +139,9 @@ def _kind(module: Any) -> str:
 
 
 def _path(file: Path, module: dict[str, Any], default: str = "") -> str:
-    path = module.get("path", default)
-    if not isinstance(path, str) or not path or Path(path).name != path or path == "..":
-        raise CheckpointError(
-            f"{file}: expected a module's path to be a folder beside it, found {quoted(path)}.\n"
-            "    Download the checkpoint again."
-        )
+    path = module_path(file, module.get("path", default))
+    if not path:
+        raise CheckpointError(f"{file}: expected a module with a folder of its own, found {quoted(module)}.")
     return path
 
 
@@ -156,11 +155,11 @@ def _pooling(path: Path) -> str | None:
         given = [str(mode) for mode in (modes if isinstance(modes, list) else [modes])]
         found = [POOLING_MODES.get(mode, mode) for mode in given]
     else:
-        found = [mode for flag, mode in POOLING_FLAGS.items() if record.get(flag)] or ["mean"]
+        given = found = [mode for flag, mode in POOLING_FLAGS.items() if record.get(flag)] or ["mean"]
     if not found or not set(found) <= set(get_args(Mode)):
         raise CheckpointError(
-            f"{path}: expected pooling modes out of {', '.join(get_args(Mode))}, found "
-            f"{quoted(' + '.join(found)) if found else 'none'}."
+            f"{path}: expected pooling modes out of {', '.join(THEIR_MODES)}, found "
+            f"{quoted(' + '.join(given)) if given else 'none'}."
         )
     if record.get("include_prompt", True) is not True:
         raise CheckpointError(

@@ -27,7 +27,8 @@ def write_portable_files(folder: Path, checkpoint: Path, recipe: Recipe) -> None
     _write_modules(folder, checkpoint, recipe)
     width = config["hidden_size"]
     write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling_record(recipe.pooling)})
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": recipe.max_tokens, "do_lower_case": False})
+    length = {"max_seq_length": recipe.max_tokens, "do_lower_case": recipe.lower_cased}
+    write_json(folder / "sentence_bert_config.json", length)
     write_json(folder / "config_sentence_transformers.json", _settings(checkpoint, recipe))
     one_length(folder / "tokenizer_config.json", recipe.max_tokens)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,8 @@ transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-cal
 def tokenize(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text, cut to the recipe's maximum with the end token kept."""
     if recipe.lower_cased:
-        texts = [text.lower() for text in texts]
+        tokenizer = copy.deepcopy(tokenizer)
+        checkpoint_tokenizer.lower_case(tokenizer.backend_tokenizer)
     ids: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=recipe.max_tokens)["input_ids"]
     return ids
 
