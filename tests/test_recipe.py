@@ -101,7 +101,7 @@ def test_both_spellings_of_pooling(tmp_path, record, pooling):
     [
         (
             {"pooling_mode": "median"},
-            "expected pooling modes out of cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken",
+            "out of cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken, found",
         ),
         ({"pooling_mode": ["cls", "median"]}, "found 'cls + median'."),
         ({"pooling_mode": []}, "found none."),
