@@ -172,7 +172,9 @@ class AbsEmbedder(ABC):
         """
         widths = [width for head, width in self.embedder.bundle.dims.items() if head in heads and head != "sparse"]
         widest = max(widths, default=None)
-        return widest if widest is None or self.truncate_dim is None else min(self.truncate_dim, widest)
+        if widest is None or self.truncate_dim is None:
+            return widest
+        return min(first_set("truncate_dim", self.truncate_dim, widest), widest)
 
     def _check_pooling(self) -> None:
         bundle = self.embedder.bundle
