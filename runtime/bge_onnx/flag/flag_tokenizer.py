@@ -91,7 +91,10 @@ class FlagTokenizer:
         return tokens[0] if single else tokens
 
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> Any:
-        """The id of a token, or a list of several; None for a token that there is not. Raises InputError: no strings."""
+        """The id of a token, or a list of several; None for a token that there is not.
+
+        Raises InputError: no strings.
+        """
         if isinstance(tokens, str):
             return self.backend.token_to_id(tokens)
         tokens = check_texts(tokens)
