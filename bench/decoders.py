@@ -49,7 +49,7 @@ ROUNDS = 3
 
 def ours(folder: str, examples: list[dict[str, str]], *, reuse: bool) -> Any:
     from bge_onnx import Embedder
-    from bge_onnx.icl import Prompt, examples_text
+    from bge_onnx.text.examples import Prompt, examples_text
 
     bge = Embedder.open(folder)
     if reuse:
@@ -109,7 +109,8 @@ def prepare(model: str, target: str, folder: Path, tokenizer: Path) -> dict[str,
 
 def checkpoint(model: str, folder: Path, tokenizer: Path) -> Path:
     """A checkpoint of the true size, or of one billion parameters, made once."""
-    from bge_export import catalog, random_checkpoint
+    from bge_export.checkpoint import catalog
+    from bge_export.models import random_checkpoint
 
     out = folder / f"{model}-checkpoint"
     if not (out / "tokenizer.json").exists():  # written last

@@ -10,7 +10,7 @@ import time
 import numpy as np
 from onnx import TensorProto, helper
 
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run.onnx_runtime import ort
 
 SIZE = 1536
 RUNS = 12

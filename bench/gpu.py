@@ -28,13 +28,14 @@ import torch
 from tokenizers import Tokenizer
 
 import harness
-from bge_export import catalog, random_checkpoint
+from bge_export.checkpoint import catalog
 from bge_export.export import export
+from bge_export.models import random_checkpoint
 from bge_export.request import Request
 from bge_onnx import ProviderError
-from bge_onnx.cuda import CUDA
-from bge_onnx.devices import attention_kernels
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run.cuda import CUDA
+from bge_onnx.run.devices import attention_kernels
+from bge_onnx.run.onnx_runtime import ort
 from gpu_tables import table
 from systems import worker_of
 from workers import Worker, WorkerError

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bge_export import bundle_writer
-from bge_onnx.threads import available_threads
+from bge_export.bundle import writer as bundle_writer
+from bge_onnx.run.threads import available_threads
 
 
 def timed(command: Sequence[str]) -> dict[str, Any]:

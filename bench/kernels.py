@@ -27,10 +27,10 @@ import bge_kernels
 import cpu
 import harness
 from bench import Bench
-from bge_export import calibrate
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
-from bge_export.lowering.int8_kernels import LINEAR, PASSES, Operators
+from bge_export.lowering.int8 import calibrate
+from bge_export.lowering.int8.operators import LINEAR, PASSES, Operators
 from bge_export.request import Request
 from operators import cases, compared
 from systems import REFERENCE, System, make_ready

@@ -12,14 +12,14 @@ import numpy as np
 import onnx_ir as ir
 
 import bge_kernels
-from bge_export.int8 import EIGHT_BITS, hadamard
-from bge_export.lowering import lower
-from bge_export.ops import MODULE, OPSET, functions
+from bge_export.graph.ops import MODULE, OPSET, functions
+from bge_export.lowering.int8.rounding import EIGHT_BITS, hadamard
+from bge_export.lowering.lower import lower
 from bge_kernels.dequantize_bias_gelu.reference import dequantize_bias_gelu
 from bge_kernels.int8_linear.reference import int8_linear, pack
 from bge_kernels.residual_layer_norm.reference import residual_layer_norm
 from bge_kernels.rotate_quantize.reference import rotate_quantize
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run.onnx_runtime import ort
 
 WIDTH, INNER = 768, 3072
 REST = 0.005  # seconds after which the other session's threads have stopped spinning

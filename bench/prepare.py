@@ -12,7 +12,8 @@ import torch
 import transformers
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
-from bge_export import catalog, random_checkpoint
+from bge_export.checkpoint import catalog
+from bge_export.models import random_checkpoint
 
 ARCHITECTURES = {"bert": "BertModel", "xlm-roberta": "XLMRobertaModel"}
 

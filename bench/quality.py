@@ -24,12 +24,14 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from tabulate import tabulate
 
 import harness
-from bge_export import bundle_writer, calibrate, evaluate
-from bge_export.checkpoint import Options
+from bge_export.bundle import writer as bundle_writer
+from bge_export.checkpoint.recipe import Options
+from bge_export.evaluate import scoring as evaluate
+from bge_export.evaluate.tasks import open_task
 from bge_export.export import export, recipe_of
-from bge_export.pooling import Pooling
+from bge_export.graph.pooling import Pooling
+from bge_export.lowering.int8 import calibrate
 from bge_export.request import Request
-from bge_export.tasks import open_task
 from bge_onnx import Bundle, Embedder
 
 TASKS: dict[Pooling, tuple[str, ...]] = {"mean": ("stsb", "scifact"), "cls": ("stsb",)}

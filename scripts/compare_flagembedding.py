@@ -16,11 +16,12 @@ import FlagEmbedding
 import numpy as np
 import torch
 
-from bge_export import catalog, heads, random_checkpoint
+from bge_export.checkpoint import catalog, heads
 from bge_export.export import export
+from bge_export.models import random_checkpoint
 from bge_export.request import Request
 from bge_onnx import Embedder, flag
-from bge_onnx.prefix import Prefix
+from bge_onnx.embed.prefix import Prefix
 
 LIMIT = 2e-5
 TEXTS = [

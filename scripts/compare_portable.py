@@ -27,9 +27,10 @@ Vectors = np.ndarray
 
 def write(folder: Path, given: Sequence[str]) -> None:
     """The bundle, and PyTorch's vectors of the texts as they are, as queries and as documents."""
-    from bge_export import checkpoint_tokenizer, reference
-    from bge_export.checkpoint import Options, read_recipe
+    from bge_export.checkpoint.recipe import Options, read_recipe
+    from bge_export.checkpoint.tokenizer import load_tokenizer
     from bge_export.export import export
+    from bge_export.proof import reference
     from bge_export.request import Request
 
     checkpoint = folder / "checkpoint"
@@ -44,7 +45,7 @@ def write(folder: Path, given: Sequence[str]) -> None:
     bundle = export(Request(model="portable", target="portable", checkpoint=checkpoint), folder / "bundle")
     positions = json.loads((checkpoint / "config.json").read_text())["max_position_embeddings"]
     recipe = read_recipe(checkpoint, None, positions, Options())
-    tokenizer = checkpoint_tokenizer.load(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     wanted = {}
     for role, prompt in {"text": "", "query": bundle.prompts["query"], "document": bundle.prompts["passage"]}.items():
         ids = [np.array(row) for row in reference.tokenize(tokenizer, recipe, [prompt + text for text in TEXTS])]

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import Embedder
-from bge_onnx.cuda import CUDA
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run.cuda import CUDA
+from bge_onnx.run.onnx_runtime import ort
 from tiny import write_checkpoint, write_m3_bundle, write_m3_checkpoint
 
 DATA = Path(__file__).parents[2] / "shared/data"

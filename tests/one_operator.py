@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import bge_kernels
 from bge_kernels.int8_linear.reference import int8_linear, pack
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run.onnx_runtime import ort
 
 built = pytest.mark.skipif(not bge_kernels.library(), reason="built with BGE_KERNELS=1 only")
 

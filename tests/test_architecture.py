@@ -52,7 +52,7 @@ def test_runtime_names_no_heavy_package(package):
 
 def test_import_loads_no_heavy_package():
     """`from bge_onnx import Embedder` brings in nothing that embedding on the CPU does not need."""
-    code = "import sys, bge_onnx.cli; from bge_onnx import Embedder; "
+    code = "import sys, bge_onnx.cli.main; from bge_onnx import Embedder; "
     code += f"print([name for name in {HEAVY!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

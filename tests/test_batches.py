@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bge_onnx import InputError
-from bge_onnx.batches import plan_batches
+from bge_onnx.run.batches import plan_batches
 
 lengths = st.lists(st.integers(1, 40), max_size=60)
 layouts = st.sampled_from(["equal", "padded", "packed"])

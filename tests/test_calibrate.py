@@ -8,9 +8,12 @@ import shutil
 import numpy as np
 import pytest
 
-from bge_export import calibrate, checkpoint_tokenizer, gptq, int8, reference
-from bge_export.checkpoint import Options, Recipe
+from bge_export.checkpoint.pytorch import tokenize
+from bge_export.checkpoint.recipe import Options, Recipe
+from bge_export.checkpoint.tokenizer import load_tokenizer
 from bge_export.export import check_bundle, export
+from bge_export.lowering.int8 import calibrate, gptq
+from bge_export.lowering.int8 import rounding as int8
 from bge_export.request import Request
 from bge_onnx import CheckpointError, InputError
 from tiny import read_weights, store_weights, write_checkpoint
@@ -76,7 +79,7 @@ def test_every_token_counts_once(checkpoint, texts, source):
     given = calibrate.read(str(texts) if source == "file" else "random")
     rows = calibrate.RANDOM_TEXTS * calibrate.RANDOM_TOKENS
     if given.texts:
-        rows = sum(map(len, reference.tokenize(checkpoint_tokenizer.load(checkpoint), RECIPE, given.texts)))
+        rows = sum(map(len, tokenize(load_tokenizer(checkpoint), RECIPE, given.texts)))
     found = calibrate.hessians(checkpoint, RECIPE, given)["encoder.layer.1.attention.self.query"]
     assert np.trace(found) / (64 * rows) == pytest.approx(1, rel=0.1)
 

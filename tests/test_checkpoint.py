@@ -15,13 +15,13 @@ import transformers
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from bge_export.checkpoint import Options
-from bge_export.cli import cli as export_cli
-from bge_export.config import parse_config, read_json
+from bge_export.checkpoint.config import parse_config, read_json
+from bge_export.checkpoint.recipe import Options
+from bge_export.cli.main import cli as export_cli
 from bge_export.export import check_bundle, export
-from bge_export.models import MODELS
 from bge_export.models.bert import Config
-from bge_export.random_checkpoint import bert_tokenizer
+from bge_export.models.families import MODELS
+from bge_export.models.random_checkpoint import bert_tokenizer
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder
 from tiny import (
@@ -471,7 +471,7 @@ def test_every_key_that_transformers_writes_is_decided(model, tmp_path):
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_no_key_of_the_models_own_is_harmless_by_chance(model):
     """What a configuration class defines itself is read, required or listed for that model; nothing else of it."""
-    from bge_export.config import HARMLESS_KEYS, harmless_keys
+    from bge_export.checkpoint.config import HARMLESS_KEYS, harmless_keys
 
     model_type = model.Config.required["model_type"]
     own = {*vars(transformers.CONFIG_MAPPING[model_type]())} - {*vars(transformers.PretrainedConfig())}
@@ -539,7 +539,7 @@ def test_a_weight_under_two_names_is_refused(checkpoint):
 @pytest.mark.parametrize("alone", [True, False])
 def test_an_adapter_is_named(checkpoint, alone, monkeypatch):
     """Without peft a LoRA adapter, alone or beside a full model, is an error that says how to merge it."""
-    monkeypatch.setattr("bge_export.adapter.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("bge_export.checkpoint.adapter.importlib.util.find_spec", lambda _: None)
     if alone:
         remove_weights(checkpoint)
     write_json(checkpoint / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "other"})

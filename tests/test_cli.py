@@ -13,15 +13,15 @@ import click
 import numpy as np
 import pytest
 
-import bge_export.cli
-import bge_onnx.cli
+import bge_export.cli.main
+import bge_onnx.cli.main
 
 CODE = "import sys; from {module} import main; sys.argv[0] = {name!r}; main()"
 TEXTS = ["ab cd", "Ünïcode 中文", "ab " * 50]
 
 
 def run(name, *arguments, stdin=None, **environment):
-    module = {"bge": "bge_onnx.cli", "bge-export": "bge_export.cli"}[name]
+    module = {"bge": "bge_onnx.cli.main", "bge-export": "bge_export.cli.main"}[name]
     command = [sys.executable, "-c", CODE.format(module=module, name=name), *map(str, arguments)]
     text = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
     return subprocess.run(
@@ -30,7 +30,7 @@ def run(name, *arguments, stdin=None, **environment):
 
 
 def commands():
-    return [*bge_onnx.cli.cli.commands.values(), *bge_export.cli.cli.commands.values()]
+    return [*bge_onnx.cli.main.cli.commands.values(), *bge_export.cli.main.cli.commands.values()]
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)
@@ -192,7 +192,7 @@ def test_run_check_and_evaluate(tiny_checkpoint, tmp_path):
 
 def test_a_failed_check_is_exit_1(tiny_bundle, tiny_checkpoint, monkeypatch, capsys):
     """A bundle over its limit ends `check` with exit 1 and says FAILED."""
-    from bge_export.compare import Limits
+    from bge_export.lowering.limits import Limits
     from bge_export.lowering.targets import ENCODER_TARGETS
 
     strict = type(ENCODER_TARGETS["cpu-fp32"])
@@ -200,7 +200,7 @@ def test_a_failed_check_is_exit_1(tiny_bundle, tiny_checkpoint, monkeypatch, cap
     monkeypatch.setitem(ENCODER_TARGETS, "cpu-fp32", strict(**{**values, "limits": lambda *_: Limits(vectors=1e-12)}))
     monkeypatch.setattr(sys, "argv", ["bge-export", "check", str(tiny_bundle), "--checkpoint", str(tiny_checkpoint)])
     with pytest.raises(SystemExit) as stop:
-        bge_export.cli.main()
+        bge_export.cli.main.main()
     assert stop.value.code == 1
     assert "FAILED" in capsys.readouterr().err
 
@@ -283,7 +283,7 @@ def test_a_prompt_for_one_call(tiny_bundle, tiny):
 
 def shell(command, **environment):
     """What a shell makes of a command, in which {bge} is ours."""
-    bge = f"{sys.executable} -c '{CODE.format(module='bge_onnx.cli', name='bge').replace(chr(39), chr(34))}'"
+    bge = f"{sys.executable} -c '{CODE.format(module='bge_onnx.cli.main', name='bge').replace(chr(39), chr(34))}'"
     return subprocess.run(
         ["bash", "-c", command.replace("{bge}", bge)],
         capture_output=True,
@@ -344,7 +344,7 @@ def test_signals_while_it_starts(tiny_bundle, tmp_path, number, seconds):
     (tmp_path / "texts.txt").write_text("ab\n" * 200_000)
     out = tmp_path / "vectors.jsonl"
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    code += "from bge_onnx.start import main; import sys; sys.argv[0] = 'bge'; main()"
+    code += "from bge_onnx.cli.start import main; import sys; sys.argv[0] = 'bge'; main()"
     arguments = ["embed", str(tiny_bundle), str(tmp_path / "texts.txt"), "--out", str(out)]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
     time.sleep(seconds)
@@ -360,7 +360,7 @@ def test_ctrl_c_leaves_no_file(tiny_bundle, tmp_path):
     fifo, out = tmp_path / "texts.txt", tmp_path / "vectors.npz"
     os.mkfifo(fifo)
     listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "  # a background job ignores it
-    code = listen + CODE.format(module="bge_onnx.cli", name="bge")
+    code = listen + CODE.format(module="bge_onnx.cli.main", name="bge")
     command = [sys.executable, "-c", code, "embed", str(tiny_bundle), str(fifo), "--out", str(out)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     with fifo.open("w") as writer:
@@ -376,7 +376,7 @@ def test_ctrl_c_leaves_no_file(tiny_bundle, tmp_path):
 
 def test_reports_that_nobody_reads(tiny_checkpoint, tmp_path):
     """An export whose stderr was closed by its reader, or is full, writes its bundle all the same."""
-    code = CODE.format(module="bge_export.cli", name="bge-export").replace("'", '"')
+    code = CODE.format(module="bge_export.cli.main", name="bge-export").replace("'", '"')
     command = f"{sys.executable} -c '{code}' run tiny --checkpoint {tiny_checkpoint} --pooling cls"
     for place, redirection in (("pipe", "2> >(exec 0<&-)"), ("full", "2>/dev/full")):
         assert shell(f"{command} --out {tmp_path}/{place} {redirection}").returncode == 0

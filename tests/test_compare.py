@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from bge_export import compare
-from bge_export.compare import Expected, Heads, Limits, compare_apart
+from bge_export.lowering.limits import Limits
+from bge_export.proof import compare
+from bge_export.proof.compare import Expected, Heads, compare_apart
 from bge_onnx import BundleError
 
 IDS = [np.array([101, 200, 102])]
@@ -25,7 +26,7 @@ def expected(tiny):
 
 def test_it_holds_no_pytorch():
     """The process that loads the bundle imports what a user of the runtime has, and nothing that takes its memory."""
-    code = "import sys, bge_export.compare; assert not {'torch', 'transformers', 'onnx_ir'} & set(sys.modules)"
+    code = "import sys, bge_export.proof.compare; assert not {'torch', 'transformers', 'onnx_ir'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -8,16 +8,17 @@ import onnx
 import pytest
 from safetensors.torch import load_file
 
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
-from bge_export.lowering import Lowering, cuda_decoder
+from bge_export.lowering import cuda_decoder
+from bge_export.lowering.lower import Lowering
 from bge_export.lowering.targets import TARGETS, Target
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, ProviderError
-from bge_onnx.cuda import CUDA, Device
-from bge_onnx.embeddings import Wanted
-from bge_onnx.onnx_runtime import ort
-from bge_onnx.prefix import Prefix
+from bge_onnx.embed.prefix import Prefix
+from bge_onnx.run.cuda import CUDA, Device
+from bge_onnx.run.onnx_runtime import ort
+from bge_onnx.vectors.embeddings import Wanted
 from cuda_kernels import types_of
 from test_decoders import CONFIGS, write_decoder
 from tiny import store_weights

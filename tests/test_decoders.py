@@ -11,15 +11,17 @@ import pytest
 import torch
 import transformers
 
-from bge_export import layerwise, random_checkpoint
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
-from bge_export.lowering import Lowering, cpu_nbits
+from bge_export.lowering import cpu_nbits
+from bge_export.lowering.lower import Lowering
+from bge_export.models import random_checkpoint
+from bge_export.proof import layerwise
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
-from bge_onnx.embeddings import Wanted
-from bge_onnx.prefix import Prefix
-from bge_onnx.session import Session
+from bge_onnx.embed.prefix import Prefix
+from bge_onnx.run.session import Session
+from bge_onnx.vectors.embeddings import Wanted
 from tiny import edit_json, read_weights, store_weights
 
 WINDOW = 8

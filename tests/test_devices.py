@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from bge_export import export as exporting
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
-from bge_export.lowering import Lowering
+from bge_export.lowering.lower import Lowering
 from bge_export.lowering.targets import ENCODER_TARGETS, Target
 from bge_export.request import Request
 from bge_onnx import BundleError, Embedder, InputError, ProviderError
-from bge_onnx.batches import Batch, plan_batches
-from bge_onnx.cuda import CUDA, provider_options, records, replay_size, warm_up_batches
-from bge_onnx.devices import DeviceProcess, attention_kernels, kernels_of
+from bge_onnx.run.batches import Batch, plan_batches
+from bge_onnx.run.cuda import CUDA, provider_options, records, replay_size, warm_up_batches
+from bge_onnx.run.devices import DeviceProcess, attention_kernels, kernels_of
 
 HEADS = ("dense", "sparse", "colbert")
 
@@ -239,7 +239,7 @@ def test_what_libraries_print_is_no_answer(bundle, tmp_path):
     program = tmp_path / "loud.py"
     program.write_text(
         "import os, sys\n"
-        "from bge_onnx import device_process\n"
+        "from bge_onnx.run import device_process\n"
         "run = device_process.Session.run\n"
         "def loud(*given):\n"
         "    os.write(1, b'SdpaKernel=MATH')\n"

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import Embedder, InputError, similarity, top_k
-from bge_onnx.session import TOGETHER_TOKENS, Session
+from bge_onnx.run.session import TOGETHER_TOKENS, Session
 from tiny import write_checkpoint
 
 LENGTHS = [1, 2, 3, 15, 16, 17, 31, 33, 64, 65, 130, 257]
@@ -56,7 +56,7 @@ def test_a_vector_is_bit_for_bit_the_same_everywhere(tiny, single, lengths, seed
 @pytest.mark.checkpoint
 def test_trained_vectors_are_bit_for_bit_the_same_everywhere(minilm_bundle, data):
     """So are the vectors of trained weights on real sentences of every length."""
-    from bge_export.tasks import open_task
+    from bge_export.evaluate.tasks import open_task
 
     task = open_task("stsb", data)
     texts = [*task.left[:300], "one two three " * 60]

@@ -12,15 +12,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from bge_export import bundle_writer, random_checkpoint, reference_cache
-from bge_export.checkpoint import Options
-from bge_export.cli import cli as export_cli
-from bge_export.evaluate import Scores, bundle_system, evaluate
+from bge_export.bundle import writer as bundle_writer
+from bge_export.checkpoint.recipe import Options
+from bge_export.cli.main import cli as export_cli
+from bge_export.evaluate import reference_cache
+from bge_export.evaluate.scoring import Scores, bundle_system, evaluate
+from bge_export.evaluate.tasks import SentencePairs, open_task
 from bge_export.export import export, recipe_of
+from bge_export.models import random_checkpoint
 from bge_export.request import Request
-from bge_export.tasks import SentencePairs, open_task
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder
-from bge_onnx.cli import cli as bge_cli
+from bge_onnx.cli.main import cli as bge_cli
 from tiny import write_checkpoint
 
 

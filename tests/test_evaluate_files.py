@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from bge_export.tasks import KNOWN, open_task
+from bge_export.evaluate.tasks import KNOWN, open_task
 from bge_onnx import InputError
 
 

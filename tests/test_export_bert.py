@@ -9,15 +9,16 @@ import numpy as np
 import onnx
 import pytest
 
-from bge_export import catalog, check, compare
-from bge_export.checkpoint import Options
-from bge_export.cli import TARGET_NAMES
+from bge_export.checkpoint import catalog
+from bge_export.checkpoint.recipe import Options
+from bge_export.cli.main import TARGET_NAMES
 from bge_export.export import check_bundle, export, recipe_of
-from bge_export.lowering import lower
+from bge_export.lowering.lower import lower
 from bge_export.lowering.targets import ENCODER_TARGETS, NAMES
+from bge_export.proof import check, compare
 from bge_export.request import Request
 from bge_onnx import BundleError, Embedder
-from bge_onnx.bundle import HeadParity
+from bge_onnx.bundle.bundle import HeadParity
 from tiny import write_checkpoint
 
 EVERY = [
@@ -137,7 +138,7 @@ def test_transformers_reads_the_portable_folder(portable):
 
 def test_lowering_says_how_many_calls_it_swapped():
     """lower returns the calls it swapped: none where a target swaps nothing."""
-    from bge_export import ops
+    from bge_export.graph import ops
     from test_ops import ATTENTION
 
     def model():
@@ -212,7 +213,7 @@ def test_the_catalog_knows_all_models():
 @pytest.mark.parametrize("entry", catalog.ENTRIES, ids=lambda entry: entry.short_name)
 def test_catalog_sizes_give_the_published_parameters(entry):
     """Each architecture, an encoder's pooler included, has as many parameters as BAAI's."""
-    from bge_export.models import MODELS
+    from bge_export.models.families import MODELS
 
     model = MODELS[entry.config["model_type"]]
     config = {key: value for key, value in entry.config.items() if key in model.Config.__dataclass_fields__}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import InputError, ProviderError
@@ -213,7 +213,7 @@ def test_long_pairs_are_scored_in_parts(model, monkeypatch):
     pairs = [*PAIRS, ("ab", "cd " * 30)]
     wanted = model.compute_score(pairs)
     parts = []
-    monkeypatch.setattr("bge_onnx.scores.SCORED_NUMBERS", 32)
+    monkeypatch.setattr("bge_onnx.vectors.scores.SCORED_NUMBERS", 32)
     score_part = BGEM3FlagModel._score_part
     monkeypatch.setattr(BGEM3FlagModel, "_score_part", lambda *given: parts.append(given[1]) or score_part(*given))
     found = model.compute_score(pairs)
@@ -299,7 +299,7 @@ def test_weights_and_rows_of_gpus_are_halves(m3_bundle):
 @pytest.mark.parametrize(("visible", "folders", "wanted"), [("0,1", 8, 2), (None, 3, 3), (None, 0, 1), ("", 2, 1)])
 def test_all_gpus_are_taken(monkeypatch, tmp_path, visible, folders, wanted):
     """Without devices= every GPU that is visible counts."""
-    from bge_onnx import cuda
+    from bge_onnx.run import cuda
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:

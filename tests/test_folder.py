@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bge_export import hub
-from bge_export.checkpoint import Options
+from bge_export.bundle.folder import atomic_folder
+from bge_export.checkpoint import hub
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
-from bge_export.folder import atomic_folder
 from bge_export.request import Request
-from bge_onnx import Bundle, BundleError, replace
+from bge_onnx import Bundle, BundleError
+from bge_onnx.files import replace
 from tiny import write_checkpoint, write_json
 
 WAIT_S = 60

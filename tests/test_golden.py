@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bge_export import catalog, check
-from bge_export.checkpoint import Options, read_recipe
-from bge_export.compare import Limits, compare
+from bge_export.checkpoint import catalog
+from bge_export.checkpoint.recipe import Options, read_recipe
 from bge_export.export import export
-from bge_export.lowering import Lowering
+from bge_export.lowering.limits import Limits
+from bge_export.lowering.lower import Lowering
+from bge_export.proof import check
+from bge_export.proof.compare import compare
 from bge_export.request import Request
 from bge_onnx import Embedder
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bge_export import random_checkpoint
 from bge_export.export import export
+from bge_export.models import random_checkpoint
 from bge_export.request import Request
 from bge_onnx.flag import FlagICLModel, FlagLLMModel
-from bge_onnx.icl import EXAMPLE_FORMAT, QUERY_FORMAT
-from bge_onnx.tokenizer import Tokenizer
+from bge_onnx.text.examples import EXAMPLE_FORMAT, QUERY_FORMAT
+from bge_onnx.text.tokenizer import Tokenizer
 
 
 def checkpoint(name):

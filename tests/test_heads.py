@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_onnx import CheckpointError, InputError
-from bge_onnx.mcls import insert_cls
-from bge_onnx.sparse import fold, join
-from bge_onnx.vector_files import vector_file, write_vectors
+from bge_onnx.text.mcls import insert_cls
+from bge_onnx.vectors.sparse import fold, join
+from bge_onnx.vectors.vector_files import vector_file, write_vectors
 from tiny import write_m3_bundle, write_m3_checkpoint
 
 ALL = ("dense", "sparse", "colbert")

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bge_export import catalog
+from bge_export.checkpoint import catalog
+from bge_export.evaluate.tasks import KNOWN
 from bge_export.export import export
 from bge_export.request import Request
-from bge_export.tasks import KNOWN
 from bge_onnx import Bundle, Embedder
-from bge_onnx.hub import find_bundle
+from bge_onnx.bundle.hub import find_bundle
 from hub_server import TOKEN, Hub, files_of
 from tiny import read_weights, store_weights, write_checkpoint
 
@@ -128,7 +128,7 @@ def home(tmp_path_factory) -> Path:
 def first_run(hub, home, tmp_path_factory):
     """`bge-export run` of a Hub name into an empty cache, with a token: the process, the bundle, the requests."""
     out = tmp_path_factory.mktemp("first") / "bundle"
-    code = "from bge_export.cli import main; main()"
+    code = "from bge_export.cli.main import main; main()"
     result = python(code, "run", NAME, "--out", out, hub=hub, home=home, HF_TOKEN=TOKEN)
     assert result.returncode == 0, result.stderr
     return result, out, [seen for seen in hub.seen if NAME in seen.path]
@@ -198,7 +198,7 @@ def revisions(hub, home, first_run, tmp_path_factory):
         "short": ("run", KNOWN_NAME.split("/")[1], "--out", out / "short"),
         "check": ("check", out / "tag"),
     }
-    found = run(*(("bge_export.cli", *call) for call in calls.values()), hub=hub, home=home)
+    found = run(*(("bge_export.cli.main", *call) for call in calls.values()), hub=hub, home=home)
     return out, dict(zip(calls, found, strict=True))
 
 
@@ -239,7 +239,9 @@ TO_DO = r"\n    Check the name, HF_TOKEN \(for private models\) and the network,
 
 def test_every_file_of_the_oldest_form_is_fetched(hub, tmp_path):
     """A model in the first module's folder comes with its tokenizer.model and its sentence_xlm-roberta_config.json."""
-    (result,) = run(("bge_export.cli", "run", "owner/oldest", "--out", tmp_path / "out"), hub=hub, home=tmp_path / "hf")
+    (result,) = run(
+        ("bge_export.cli.main", "run", "owner/oldest", "--out", tmp_path / "out"), hub=hub, home=tmp_path / "hf"
+    )
     assert result.returncode == 0, result.stderr
     assert Bundle.open(tmp_path / "out").max_tokens == 16
     fetched = {path.partition("/")[2] for path in hub.files("GET", "owner/oldest")}
@@ -262,7 +264,7 @@ REFUSED = {
 def refused(hub, tmp_path_factory):
     """What runs without a token came to that cannot succeed."""
     folder = tmp_path_factory.mktemp("refused")
-    calls = [("bge_export.cli", "run", name, *more, "--out", folder / "out") for name, more, _ in REFUSED.values()]
+    calls = [("bge_export.cli.main", "run", name, *more, "--out", folder / "out") for name, more, _ in REFUSED.values()]
     return dict(zip(REFUSED, run(*calls, hub=hub, home=folder / "hf"), strict=True))
 
 
@@ -298,7 +300,9 @@ def test_the_error_says_what_to_do(refused, case):
 )
 def test_a_token_that_does_not_help(hub, tmp_path, name, token, message):
     """With a token the Hub says 404 of what is not there, and 401 of everything to a wrong one: both are told."""
-    (found,) = results(FETCHES, [("bge_export.hub", "download", name, None)], hub=hub, home=tmp_path, HF_TOKEN=token)
+    (found,) = results(
+        FETCHES, [("bge_export.checkpoint.hub", "download", name, None)], hub=hub, home=tmp_path, HF_TOKEN=token
+    )
     assert found.startswith(f"CheckpointError: {name}: expected a repository on {hub.url} at revision main, {message}")
 
 
@@ -315,7 +319,7 @@ def offline(hub, home, revisions, tmp_path_factory):
     """Runs with HF_HUB_OFFLINE=1 in the cache of the first run, and the requests that they made all the same."""
     out, before = tmp_path_factory.mktemp("offline"), len(hub.seen)
     names = {"safetensors alone": KNOWN_NAME, "two formats": NAME, "not cached": "owner/never-seen"}
-    calls = [("bge_export.cli", "run", name, "--out", out / case) for case, name in names.items()]
+    calls = [("bge_export.cli.main", "run", name, "--out", out / case) for case, name in names.items()]
     found = run(*calls, hub=hub, home=home, HF_HUB_OFFLINE="1")
     return out, dict(zip(names, found, strict=True)), hub.seen[before:]
 
@@ -345,9 +349,9 @@ def test_offline_asks_nobody(offline):
     assert offline[2] == []
 
 
-BUNDLE = ("bge_onnx.hub", "find_bundle")
-CHECKPOINT = ("bge_export.hub", "download")
-TASK = ("bge_export.tasks", "open_task")
+BUNDLE = ("bge_onnx.bundle.hub", "find_bundle")
+CHECKPOINT = ("bge_export.checkpoint.hub", "download")
+TASK = ("bge_export.evaluate.tasks", "open_task")
 
 
 @pytest.fixture(scope="module")
@@ -545,7 +549,7 @@ NOT_OPENED = {
 
 @pytest.fixture(scope="module")
 def not_opened(bundle_hub, tmp_path_factory):
-    calls = [("bge_onnx.cli", "info", name) for name in NOT_OPENED]
+    calls = [("bge_onnx.cli.main", "info", name) for name in NOT_OPENED]
     return dict(zip(NOT_OPENED, run(*calls, hub=bundle_hub, home=tmp_path_factory.mktemp("hf")), strict=True))
 
 
@@ -560,7 +564,7 @@ def test_what_is_no_bundle_is_a_bundle_error(not_opened, name):
 def test_a_bundle_opens_offline(opened, bundle_hub):
     """With HF_HUB_OFFLINE=1 a bundle that was downloaded once opens without a request; another is a BundleError."""
     before = len(bundle_hub.seen)
-    calls = [("bge_onnx.cli", "info", "owner/bundle"), ("bge_onnx.cli", "info", "owner/never-seen")]
+    calls = [("bge_onnx.cli.main", "info", "owner/bundle"), ("bge_onnx.cli.main", "info", "owner/never-seen")]
     cached, missing = run(*calls, hub=bundle_hub, home=opened[1], HF_HUB_OFFLINE="1")
     assert (cached.returncode, cached.stderr) == (0, "")
     assert "cpu-fp32" in cached.stdout
@@ -597,7 +601,7 @@ def evaluated(bundles, tmp_path_factory):
         scifact = {name: text.encode() for name, text in files.items()}
         hub.add(f"datasets/{SCIFACT.repository}", scifact | junk, commit=SCIFACT.revision)
         tasks = ["stsb", "scifact", local / "pairs.jsonl", local]
-        calls = [("bge_export.cli", "evaluate", bundles[MAIN], "--task", task, "--json") for task in tasks]
+        calls = [("bge_export.cli.main", "evaluate", bundles[MAIN], "--task", task, "--json") for task in tasks]
         yield hub, run(*calls, hub=hub, home=tmp_path_factory.mktemp("hf"))
 
 

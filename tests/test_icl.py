@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from bge_export import random_checkpoint
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
+from bge_export.models import random_checkpoint
 from bge_export.request import Request
 from bge_onnx import Embedder, InputError
-from bge_onnx.cli import cli
+from bge_onnx.cli.main import cli
 from bge_onnx.flag import FlagAutoModel, FlagICLModel, FlagLLMModel
-from bge_onnx.icl import Prompt, examples_text
-from bge_onnx.session import Session
+from bge_onnx.run.session import Session
+from bge_onnx.text.examples import Prompt, examples_text
 
 TASK = "Given a question, retrieve its answer."
 EXAMPLES = [

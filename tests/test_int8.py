@@ -13,15 +13,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_export import calibrate, check, compare, int8, random_checkpoint
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import check_bundle, export, recipe_of
-from bge_export.lowering import half, int8_kernels
-from bge_export.lowering.int8_kernels import Int8
+from bge_export.lowering import half
+from bge_export.lowering.int8 import calibrate
+from bge_export.lowering.int8 import operators as int8_kernels
+from bge_export.lowering.int8 import rounding as int8
+from bge_export.lowering.int8.operators import Int8
 from bge_export.lowering.targets import ENCODER_TARGETS
+from bge_export.models import random_checkpoint
+from bge_export.proof import check, compare
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run.onnx_runtime import ort
 from tiny import M3_CONFIG, read_weights, store_weights, sums_of_one_sign, write_checkpoint
 
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4}

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from bge_export import compare, random_checkpoint
-from bge_export.checkpoint import Options
-from bge_export.compare import Expected, Heads
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
-from bge_export.int8 import EIGHT_BITS
-from bge_export.lowering import cpu_int8
+from bge_export.lowering.int8 import cpu_int8
+from bge_export.lowering.int8.rounding import EIGHT_BITS
+from bge_export.models import random_checkpoint
+from bge_export.proof import compare
+from bge_export.proof.compare import Expected, Heads
 from bge_export.request import Request
 from bge_onnx import Embedder
 from tiny import M3_CONFIG

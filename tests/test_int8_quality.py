@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from bge_export import calibrate
-from bge_export.evaluate import bundle_system, evaluate, fidelity
+from bge_export.evaluate.scoring import bundle_system, evaluate, fidelity
+from bge_export.evaluate.tasks import open_task
 from bge_export.export import export
-from bge_export.lowering.int8_kernels import LINEAR
+from bge_export.lowering.int8 import calibrate
+from bge_export.lowering.int8.operators import LINEAR
 from bge_export.request import Request
-from bge_export.tasks import open_task
 from bge_onnx import Embedder
 from one_operator import built
 

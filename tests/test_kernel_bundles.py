@@ -15,16 +15,16 @@ from click.testing import CliRunner
 
 import bge_kernels
 from bge_export import export as export_module
-from bge_export import int8
-from bge_export.checkpoint import Options
-from bge_export.cli import cli
+from bge_export.checkpoint.recipe import Options
+from bge_export.cli.main import cli
 from bge_export.export import check_bundle, export
-from bge_export.lowering import int8_kernels
-from bge_export.lowering.int8_kernels import LINEAR, PASSES
+from bge_export.lowering.int8 import operators as int8_kernels
+from bge_export.lowering.int8 import rounding as int8
+from bge_export.lowering.int8.operators import LINEAR, PASSES
 from bge_export.request import Request
 from bge_onnx import Bundle, BundleError, Embedder, InputError
-from bge_onnx import kernels as kernels_module
-from bge_onnx.cli import cli as runtime_cli
+from bge_onnx.cli.main import cli as runtime_cli
+from bge_onnx.run import kernels as kernels_module
 from tiny import edit_manifest, write_checkpoint
 
 built = pytest.mark.skipif(not bge_kernels.library(), reason="built with BGE_KERNELS=1 only")

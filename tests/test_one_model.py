@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from bge_export import bundle_writer, random_checkpoint
-from bge_export.checkpoint import Options
+from bge_export.bundle import writer as bundle_writer
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
+from bge_export.models import random_checkpoint
 from bge_export.request import Request
 from bge_onnx import Bundle, BundleError, Embedder
 from tiny import edit_manifest, write_checkpoint

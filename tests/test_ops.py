@@ -7,10 +7,10 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from bge_export import ops
-from bge_export.lowering import lower
+from bge_export.graph import ops
+from bge_export.lowering.lower import lower
 from bge_export.lowering.targets import ENCODER_TARGETS
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run.onnx_runtime import ort
 
 B, T, D, H = 3, 7, 24, 4
 K = D // H

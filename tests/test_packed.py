@@ -14,18 +14,19 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy.special import erf
 
-from bge_export import check
 from bge_export import export as exporting
-from bge_export.checkpoint import Options
-from bge_export.compare import Limits, compare
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export, recipe_of
-from bge_export.lowering import Lowering
+from bge_export.lowering.limits import Limits
+from bge_export.lowering.lower import Lowering
 from bge_export.lowering.targets import ENCODER_TARGETS, Target
+from bge_export.proof import check
+from bge_export.proof.compare import compare
 from bge_export.request import Request
 from bge_onnx import Embedder, ProviderError
-from bge_onnx.batches import plan_batches
-from bge_onnx.cuda import CUDA, REPLAY_TEXTS, REPLAY_TOKENS, Device
-from bge_onnx.feeds import packed_feeds
+from bge_onnx.run.batches import plan_batches
+from bge_onnx.run.cuda import CUDA, REPLAY_TEXTS, REPLAY_TOKENS, Device
+from bge_onnx.run.feeds import packed_feeds
 from cuda_kernels import types_of
 
 LENGTHS = (1, 2, 7, 19, 33, 19, 60)

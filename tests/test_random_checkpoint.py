@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bge_export import random_checkpoint
+from bge_export.models import random_checkpoint
 from bge_onnx import CheckpointError
 from tiny import CONFIG
 

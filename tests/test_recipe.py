@@ -7,9 +7,9 @@ import shutil
 
 import pytest
 
-from bge_export import catalog
-from bge_export.checkpoint import Options, Recipe, read_recipe
-from bge_export.checkpoint_files import SENTENCE_FILES
+from bge_export.checkpoint import catalog
+from bge_export.checkpoint.files import SENTENCE_FILES
+from bge_export.checkpoint.recipe import Options, Recipe, read_recipe
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from bge_onnx import replace
-from bge_onnx.replace import new_folder, put_folder, replacing, restore
+from bge_onnx.files import replace
+from bge_onnx.files.replace import new_folder, put_folder, replacing, restore
 
 
 def names(folder):
@@ -132,7 +132,7 @@ def test_a_replacement_in_steps_that_was_killed_is_mended(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
 def test_json_of_a_fifo_is_not_waited_for(tmp_path):
     """Something that is no regular file is refused, where reading it would never end."""
-    from bge_onnx.json_file import read_json
+    from bge_onnx.files.json_file import read_json
 
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(ValueError, match=r"^no regular file$"):
@@ -152,7 +152,7 @@ def test_json_of_a_fifo_is_not_waited_for(tmp_path):
 )
 def test_json_that_is_none(content, reason):
     """Whatever is wrong is one short line."""
-    from bge_onnx.json_file import parse_json
+    from bge_onnx.files.json_file import parse_json
 
     with pytest.raises(ValueError, match=f"^{reason}") as caught:
         parse_json(content)
@@ -161,7 +161,7 @@ def test_json_that_is_none(content, reason):
 
 def test_json_with_a_byte_order_mark():
     """A byte order mark in front is no part of the value."""
-    from bge_onnx.json_file import parse_json
+    from bge_onnx.files.json_file import parse_json
 
     assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bge_export import int8
+from bge_export.lowering.int8 import rounding as int8
 from tiny import summed, sums_of_one_sign
 
 EIGHT, SEVEN = int8.EIGHT_BITS, int8.SEVEN_BITS

@@ -8,7 +8,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bge_onnx import Embedder, InputError, colbert_score, colbert_scores, hybrid, lexical_score, scores, top_k
+from bge_onnx import Embedder, InputError, colbert_score, colbert_scores, hybrid, lexical_score, top_k
+from bge_onnx.vectors import scores
 
 ALL = ("dense", "sparse", "colbert")
 ROWS = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
@@ -51,7 +52,7 @@ def test_many_pairs_are_scored_in_parts(m3, monkeypatch):
     """Pairs that do not fit into one part give the same scores, in order; an iterator is as good as a list."""
     pairs = [("ab cd", "cd ef gh"), ("xy", "ab cd"), ("ab cd", "ab"), ("xy", "xy")]
     whole = m3.score(zip(*zip(*pairs, strict=True), strict=True))
-    monkeypatch.setattr("bge_onnx.scores.SCORE_PAIRS", 3)
+    monkeypatch.setattr("bge_onnx.vectors.scores.SCORE_PAIRS", 3)
     parts = m3.score(pairs)
     assert list(whole) == list(parts)
     np.testing.assert_allclose([*parts.values()], [*whole.values()], atol=1e-6)

@@ -17,7 +17,7 @@ EMBED = "import sys; from bge_onnx import Embedder; Embedder.open(sys.argv[1], t
 
 def run(package, *arguments, without=""):
     """What `bge` or `bge-export` does where packages are missing."""
-    code = f"{WITHOUT}sys.argv = sys.argv[1:]\nfrom {package}.cli import main\nmain()"
+    code = f"{WITHOUT}sys.argv = sys.argv[1:]\nfrom {package}.cli.main import main\nmain()"
     command = [sys.executable, "-c", code, without or "none", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -80,7 +80,7 @@ def test_no_socket_is_opened(tiny_bundle, tmp_path):
 
 def test_a_wish_for_telemetry_is_kept():
     """A user's own setting of ORT_DISABLE_TELEMETRY is not overwritten."""
-    code = "import os, bge_onnx.onnx_runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    code = "import os, bge_onnx.run.onnx_runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "chosen"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "chosen"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.request import Request
 from test_decoders import CONFIGS, write_decoder

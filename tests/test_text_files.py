@@ -14,9 +14,9 @@ import time
 import pytest
 
 from bge_onnx import InputError
-from bge_onnx.embed_command import FORMATS
-from bge_onnx.text_bytes import FORMATS as ALL_FORMATS
-from bge_onnx.text_files import Fields, LeftOut, read_examples, read_records
+from bge_onnx.cli.embed import FORMATS
+from bge_onnx.files.text_bytes import FORMATS as ALL_FORMATS
+from bge_onnx.files.text_files import Fields, LeftOut, read_examples, read_records
 
 ROWS = [{"_id": "a1", "title": "T", "text": "one"}, {"_id": 7, "title": None, "text": 'two, "2"\nlines'}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -303,7 +303,9 @@ def test_examples_may_begin_with_a_mark(tmp_path, name):
 
 def test_stdin_may_be_closed():
     """Without a standard input there is one clear error."""
-    code = "import sys; sys.stdin = None; from pathlib import Path; from bge_onnx.text_files import read_records\n"
+    code = (
+        "import sys; sys.stdin = None; from pathlib import Path; from bge_onnx.files.text_files import read_records\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code + "list(read_records(Path('-')))"], capture_output=True, text=True, check=False
     )

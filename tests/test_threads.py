@@ -7,7 +7,7 @@ import os
 import pytest
 
 from bge_onnx import InputError
-from bge_onnx.threads import available_threads, resolve_threads
+from bge_onnx.run.threads import available_threads, resolve_threads
 
 
 @pytest.fixture

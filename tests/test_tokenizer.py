@@ -10,9 +10,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_export.random_checkpoint import bert_tokenizer
+from bge_export.models.random_checkpoint import bert_tokenizer
 from bge_onnx import InputError
-from bge_onnx.tokenizer import Tokenizer
+from bge_onnx.text.tokenizer import Tokenizer
 from tiny import truncated
 
 ENGLISH, CHINESE = "tokenizer-bge-small-en-v1.5", "tokenizer-bge-small-zh-v1.5"
@@ -43,7 +43,7 @@ def test_ids_are_those_llama_cpp_recorded(data):
 @pytest.mark.parametrize("name", [ENGLISH, CHINESE])
 def test_ids_are_those_of_transformers(data, name):
     """Ids equal AutoTokenizer's, which FlagEmbedding uses, on every text of the parity check."""
-    from bge_export.check import TEXTS
+    from bge_export.proof.check import TEXTS
 
     theirs = transformers.AutoTokenizer.from_pretrained(data / name)
     wanted = theirs(list(TEXTS), truncation=True, max_length=512)["input_ids"]

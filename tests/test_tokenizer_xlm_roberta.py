@@ -12,10 +12,10 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bge_export import checkpoint_tokenizer
-from bge_export.check import TEXTS
+from bge_export.checkpoint.tokenizer import load_tokenizer
+from bge_export.proof.check import TEXTS
 from bge_onnx.errors import CheckpointError
-from bge_onnx.tokenizer import Tokenizer
+from bge_onnx.text.tokenizer import Tokenizer
 from tiny import truncated
 
 NAMES = ("unigram_en_1000", "unigram_ja_8000")
@@ -37,7 +37,7 @@ def opened(data, tmp_path_factory):
     found = {}
     for name in NAMES:
         folder = write_folder(tmp_path_factory.mktemp(name), data, name)
-        checkpoint_tokenizer.load(folder).backend_tokenizer.save(str(folder / "exported.json"))
+        load_tokenizer(folder).backend_tokenizer.save(str(folder / "exported.json"))
         found[name] = Tokenizer.open(folder / "exported.json", max_tokens=16)
     return found
 
@@ -84,7 +84,7 @@ def test_a_damaged_model_is_named(data, tmp_path):
     path = folder / "sentencepiece.bpe.model"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"expected a tokenizer, found .*\n.*ownload the checkpoint again"):
-        checkpoint_tokenizer.load(folder)
+        load_tokenizer(folder)
 
 
 def test_recorded_ids(data):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bge_onnx import InputError
-from bge_onnx.vector_files import vector_file, write_vectors
+from bge_onnx.vectors.vector_files import vector_file, write_vectors
 
 
 def write(chunks, out, *, force=False, then=lambda: None):

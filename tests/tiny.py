@@ -12,13 +12,13 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
-from bge_export import random_checkpoint
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
+from bge_export.models import random_checkpoint
 from bge_export.request import Request
 from bge_onnx import Bundle
-from bge_onnx.manifest import sealed
-from bge_onnx.tokenizer import Tokenizer
+from bge_onnx.bundle.manifest import sealed
+from bge_onnx.text.tokenizer import Tokenizer
 
 CONFIG = {
     "model_type": "bert",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bge_export import bundle_writer, calibrate, catalog
-from bge_export.checkpoint import Recipe
-from bge_export.heads import Wanted
+from bge_export.bundle import writer
+from bge_export.checkpoint import catalog
+from bge_export.checkpoint.recipe import Recipe
+from bge_export.lowering.int8 import calibrate
 from bge_export.lowering.targets import DECODERS, TARGETS, Target
+from bge_export.models.wanted import Wanted
 from bge_export.request import Request
 from bge_kernels import NAME
 from bge_onnx import Bundle
-from bge_onnx.bundle import FORMAT_VERSION, Source
+from bge_onnx.bundle.bundle import FORMAT_VERSION, Source
 
 MCLS_ABOVE_TOKENS = 512
 THEN = " then "
@@ -52,7 +54,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         provider=target.provider,
         layout=target.layout,
         graph=target.graph,
-        tokenizer=bundle_writer.TOKENIZER,
+        tokenizer=writer.TOKENIZER,
         outputs={head: target.outputs.get(head, head) for head in recipe.heads},
         raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and head != "sparse"},
         token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
@@ -68,7 +70,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         activations=request.activations if target.on_bytes else None,
         weights=target.stores if request.weights == "fp32" else request.weights,
         calibration=(request.calibration or calibrate.RANDOM_IDS).described if target.on_bytes else None,
-        versions=bundle_writer.versions(),
+        versions=writer.versions(),
         files={},
         parity=None,
         quality={},

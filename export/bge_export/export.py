@@ -9,28 +9,35 @@ from typing import Any, get_args
 
 import onnx_ir as ir
 
-from bge_export import bundle_writer, calibrate, catalog, check, checkpoint_tokenizer, heads
-from bge_export.calibrate import Texts
-from bge_export.checkpoint import Recipe, read_recipe
-from bge_export.checkpoint_files import model_folder
-from bge_export.compare import Expected, Limits, compare, compare_apart
-from bge_export.config import parse_config, quoted, read_json
+from bge_export.bundle import writer
+from bge_export.bundle.folder import atomic_folder, require_free
+from bge_export.bundle.portable_files import write_portable_files
+from bge_export.checkpoint import catalog, heads
+from bge_export.checkpoint.config import parse_config, quoted, read_json
+from bge_export.checkpoint.files import model_folder
+from bge_export.checkpoint.identity import checkpoint_sha256
+from bge_export.checkpoint.modules import Dense, read_modules, weight_shapes, width_of
+from bge_export.checkpoint.recipe import Recipe, read_recipe
+from bge_export.checkpoint.tokenizer import load_tokenizer, require_tokens
+from bge_export.checkpoint.weights import Weights
 from bge_export.describe import THEN, describe, wanted_of
-from bge_export.folder import atomic_folder, require_free
-from bge_export.int8 import GRIDS
-from bge_export.lowering import Lowering, half, lower
-from bge_export.lowering.int8_kernels import LINEAR, PASSES, Int8, Operators, best_operators
+from bge_export.graph.pooling import Pooling
+from bge_export.lowering import half
+from bge_export.lowering.int8 import calibrate
+from bge_export.lowering.int8.calibrate import Texts
+from bge_export.lowering.int8.operators import LINEAR, PASSES, Int8, Operators, best_operators
+from bge_export.lowering.int8.rounding import GRIDS
+from bge_export.lowering.limits import Limits
+from bge_export.lowering.lower import Lowering, lower
 from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGETS, Target
-from bge_export.models import MODELS
-from bge_export.modules import Dense, read_modules, weight_shapes, width_of
-from bge_export.pooling import Pooling
-from bge_export.portable_files import write_portable_files
-from bge_export.request import Request, checkpoint_sha256, open_checkpoint
-from bge_export.weights import Weights
+from bge_export.models.families import MODELS
+from bge_export.proof import check
+from bge_export.proof.compare import Expected, compare, compare_apart
+from bge_export.request import Request, open_checkpoint
 from bge_kernels import library
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
-from bge_onnx.bundle import Parity
-from bge_onnx.kernels import libraries
+from bge_onnx.bundle.bundle import Parity
+from bge_onnx.run.kernels import libraries
 
 
 def export(request: Request, out: Path, *, force: bool = False, progress: bool = False) -> Bundle:
@@ -51,7 +58,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         stored = 0.5 if request.weights == "fp16" else 1
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight * stored)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
-            checkpoint_tokenizer.require_tokens(folder, config.vocab_size)
+            require_tokens(folder, config.vocab_size)
             lowering = _lowering(request, folder, config, recipe, target, progress=progress)
             expected = check.expect(folder, recipe, lowering, progress=progress) if request.check else None
             model = _build(folder, config, recipe, target, lowering)
@@ -59,14 +66,14 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
             del model  # with the weights' files, whose mapped pages count as memory
             special_ids = _write_tokenizer(partial, folder, recipe, target)
             described = describe(request, config.required["model_type"], source, recipe)
-            bundle = bundle_writer.write_manifest(
+            bundle = writer.write_manifest(
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
             if expected:
                 limits = target.limits(config, GRIDS[request.activations])
                 parity = _compare(bundle, expected, limits, progress=progress)
                 _require(parity, out)
-                bundle_writer.rewrite_manifest(dataclasses.replace(bundle, parity=parity))
+                writer.rewrite_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
 
 
@@ -144,17 +151,17 @@ def _write_graph(
     dims = {head: config.vocab_size if head == "sparse" else int(str(widths[head])) for head in recipe.heads}
     for value in model.graph.outputs:
         value.name = target.outputs.get(str(value.name), value.name)
-    bundle_writer.write_graph(out, model, target, progress=progress)
+    writer.write_graph(out, model, target, progress=progress)
     return dims
 
 
 def _write_tokenizer(out: Path, checkpoint: Path, recipe: Recipe, target: Target) -> dict[str, int]:
     """Write the tokenizer and, for a plain target, the files that other libraries read; returns special ids."""
-    tokenizer = checkpoint_tokenizer.load(checkpoint)
+    tokenizer = load_tokenizer(checkpoint)
     if target.plain:
-        bundle_writer.write_whole_tokenizer(out, tokenizer, recipe)
+        writer.write_whole_tokenizer(out, tokenizer, recipe)
         write_portable_files(out, checkpoint, recipe)
-    return bundle_writer.write_tokenizer(out, tokenizer, recipe)
+    return writer.write_tokenizer(out, tokenizer, recipe)
 
 
 def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
@@ -217,7 +224,7 @@ def check_bundle(
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
         parity = _compare(bundle, expected, target.limits(config, GRIDS[request.activations]), progress=progress)
     if bundle.parity is None and parity.passed:
-        bundle_writer.record(bundle, parity=parity)
+        writer.record(bundle, parity=parity)
     return parity
 
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from bge_export import adapter, catalog, heads, hub, random_checkpoint
-from bge_export.calibrate import Texts
-from bge_export.checkpoint import Options
-from bge_export.checkpoint_files import require_files
-from bge_export.lowering.int8_kernels import Operators
-from bge_export.modules import Dense, read_modules, weight_file
-from bge_export.weights import sha256_of, weight_files
+from bge_export.checkpoint import adapter, catalog, heads, hub
+from bge_export.checkpoint.files import require_files
+from bge_export.checkpoint.identity import checkpoint_sha256
+from bge_export.checkpoint.recipe import Options
+from bge_export.checkpoint.weights import sha256_of
+from bge_export.lowering.int8.calibrate import Texts
+from bge_export.lowering.int8.operators import Operators
+from bge_export.models import random_checkpoint
 from bge_onnx import CheckpointError
-from bge_onnx.bundle import Activations, Source, Storage
-from bge_onnx.hub import REPOSITORY
+from bge_onnx.bundle.bundle import Activations, Source, Storage
+from bge_onnx.bundle.hub import REPOSITORY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,10 +87,3 @@ def _require_hub_name(model: str) -> None:
             f"    A folder goes with --checkpoint, beside a name for the bundle: `bge-export run {name} --checkpoint "
             f"{model if folder else 'DIR'} --out OUT`."
         )
-
-
-def checkpoint_sha256(folder: Path) -> str:
-    """Of all weights, those of the heads and modules included."""
-    head_files = [folder / name for name in heads.FILES.values() if (folder / name).is_file()]
-    dense = [step for step in read_modules(folder).steps if isinstance(step, Dense)]
-    return sha256_of([*weight_files(folder), *head_files, *(weight_file(folder, step.path) for step in dense)])

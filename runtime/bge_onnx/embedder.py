@@ -10,20 +10,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.batches import Batch, plan_batches
-from bge_onnx.bundle import Bundle
-from bge_onnx.cuda import Outputs
-from bge_onnx.embeddings import HEADS, Embeddings, Vectors, Wanted, collect, heads_of
+from bge_onnx.bundle.bundle import Bundle
+from bge_onnx.bundle.hub import find_bundle
+from bge_onnx.embed.few_shot import FewShot
+from bge_onnx.embed.prefix import Prefix
 from bge_onnx.errors import BundleError, InputError
-from bge_onnx.hub import find_bundle
-from bge_onnx.icl import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, FewShot, Prompt, examples_text
-from bge_onnx.kernels import libraries
-from bge_onnx.mcls import insert_cls
-from bge_onnx.prefix import Prefix
-from bge_onnx.scores import EQUAL, check_pairs, check_weights, chunks_of_pairs, distinct, score_pairs, similarity
-from bge_onnx.session import Past, Session, devices_of
-from bge_onnx.threads import resolve_threads
-from bge_onnx.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
+from bge_onnx.run.batches import Batch, plan_batches
+from bge_onnx.run.cuda import Outputs
+from bge_onnx.run.kernels import libraries
+from bge_onnx.run.session import Past, Session, devices_of
+from bge_onnx.run.threads import resolve_threads
+from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
+from bge_onnx.text.mcls import insert_cls
+from bge_onnx.text.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
+from bge_onnx.vectors.embeddings import HEADS, Embeddings, Vectors, Wanted, collect, heads_of
+from bge_onnx.vectors.scores import (
+    EQUAL,
+    check_pairs,
+    check_weights,
+    chunks_of_pairs,
+    distinct,
+    score_pairs,
+    similarity,
+)
 
 DENSE = ("dense",)
 
@@ -133,7 +142,7 @@ class Embedder:
         max_tokens     cut texts here; None for the model's own limit
         normalize      dense and ColBERT vectors of length 1, or as they are; None as the model was published
         truncate_dim   keep so many leading components of dense and ColBERT vectors, before normalising
-        mcls           long texts as the mean over a CLS token every 256 tokens (`bge_onnx.mcls`); dense only
+        mcls           long texts as the mean over a CLS token every 256 tokens (`bge_onnx.text.mcls`); dense only
         budget_tokens  of a batch (None: 512 on a CPU, 16384 on a GPU): memory grows with it, vectors stay
         progress       a bar on stderr; None for one only on a terminal and when it takes seconds
 

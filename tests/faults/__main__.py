@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bge_export.checkpoint import Options
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.request import Request
 from faults.bundles import change_open_files, damage_tokenizers, edit_manifests

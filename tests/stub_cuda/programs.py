@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bge_onnx import Bundle, BundleError, Embedder, embeddings, loading
-from bge_onnx.cuda import records, warm_up_batches
-from bge_onnx.devices import attention_kernels
+from bge_onnx import Bundle, BundleError, Embedder
 from bge_onnx.errors import BgeError
-from bge_onnx.onnx_runtime import ort
+from bge_onnx.run import loading
+from bge_onnx.run.cuda import records, warm_up_batches
+from bge_onnx.run.devices import attention_kernels
+from bge_onnx.run.onnx_runtime import ort
+from bge_onnx.vectors import embeddings
 
 HEADS = ("dense", "sparse", "colbert")
 KEPT_SECONDS = 0.012  # an error's: long enough that another thread records meanwhile

@@ -80,7 +80,7 @@ def ours(folder: Path, heads: Sequence[str] = HEADS[:1]) -> Embed:
 
 def ours_launched(folder: Path) -> Embed:
     """Ours on a GPU without CUDA graphs."""
-    from bge_onnx import cuda, loading, session
+    from bge_onnx.run import cuda, loading, session
 
     cuda.records = loading.records = session.records = lambda _: False
     return ours(folder)

@@ -13,9 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bge_export.lowering import Lowering, cpu_fp32
+from bge_export.checkpoint.weights import Array, LazyRows
+from bge_export.lowering import cpu_fp32
 from bge_export.lowering.initializers import add_together
-from bge_export.weights import Array, LazyRows
+from bge_export.lowering.lower import Lowering
 
 BLOCK = 64
 """Weights in a block. ONNX Runtime keeps three numbers for each: in blocks of 32 a 4-bit model takes a quarter more

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from bge_export.graph.ops import MODULE
 from bge_export.lowering.initializers import add
-from bge_export.ops import MODULE
 
 
 def gelu(call: ir.Node) -> ir.Node:

@@ -11,7 +11,8 @@ from functools import partial
 
 import onnx_ir as ir
 
-from bge_export.lowering import Lowering, Precision, Swap, cuda, half
+from bge_export.lowering import cuda, half
+from bge_export.lowering.lower import Lowering, Precision, Swap
 from bge_export.models.decoder import NO_WINDOW
 
 CARRIED = ("num_heads", "kv_num_heads", "scale", "softcap")

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bge_export.lowering import Precision
+from bge_export.checkpoint.weights import Array, LazyRows
 from bge_export.lowering.initializers import register
-from bge_export.weights import Array, LazyRows
+from bge_export.lowering.lower import Precision
 from bge_onnx.errors import CheckpointError
 
 FLOAT16 = ir.DataType.FLOAT16

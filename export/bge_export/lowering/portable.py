@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from bge_export.lowering import Swap
+from bge_export.lowering.lower import Swap
 
 SWAPS: dict[str, Swap] = {}

@@ -6,23 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bge_export.compare import Limits
-from bge_export.int8 import Grid
-from bge_export.lowering import (
-    Lowering,
-    Precision,
-    cpu_fp32,
-    cpu_int8,
-    cpu_nbits,
-    cuda,
-    cuda_decoder,
-    half,
-    int8_kernels,
-    portable,
-)
-from bge_export.lowering.int8_kernels import Int8
-from bge_onnx.bundle import Layout, Storage
-from bge_onnx.cuda import CUDA
+from bge_export.lowering import cpu_fp32, cpu_nbits, cuda, cuda_decoder, half, portable
+from bge_export.lowering.int8 import cpu_int8, operators
+from bge_export.lowering.int8.operators import Int8
+from bge_export.lowering.int8.rounding import Grid
+from bge_export.lowering.limits import Limits
+from bge_export.lowering.lower import Lowering, Precision
+from bge_onnx.bundle.bundle import Layout, Storage
+from bge_onnx.run.cuda import CUDA
 
 DECODERS = ("mistral", "gemma2")
 
@@ -51,7 +42,7 @@ ENCODER_TARGETS = {
     "cpu-int8": Target(
         provider="CPUExecutionProvider",
         layout="equal",
-        lowering=int8_kernels.lowering,
+        lowering=operators.lowering,
         on_bytes=True,
         limits=cpu_int8.limits,
         bytes_per_weight=1.1,

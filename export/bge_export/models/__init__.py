@@ -1,12 +1,6 @@
-"""One file per `model_type`: its configuration, its weights, its graph."""
+"""Building: one file per `model_type`, and what the families share.
 
-from types import ModuleType
-
-from bge_export.models import bert, gemma2, mistral, xlm_roberta
-
-MODELS: dict[str, ModuleType] = {
-    "bert": bert,
-    "xlm-roberta": xlm_roberta,
-    "mistral": mistral,
-    "gemma2": gemma2,
-}
+In: a configuration, Weights and what is Wanted of the graph. Out: the graph, in calls of `graph`'s operations.
+The unlowered graph is the truth: it runs with standard operators alone.
+Targets, precisions and providers are not known here.
+"""

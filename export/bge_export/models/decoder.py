@@ -18,10 +18,10 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from bge_export.heads import Wanted
+from bge_export.checkpoint.weights import Array, Shape, Weights
+from bge_export.graph.ops import Attributes, Graph
 from bge_export.models.decoder_tokens import Outputs, Prefixed, Tokens, Whole
-from bge_export.ops import Attributes, Graph
-from bge_export.weights import Array, Shape, Weights
+from bge_export.models.wanted import Wanted
 from bge_onnx.errors import CheckpointError
 
 NO_WINDOW = 1 << 31

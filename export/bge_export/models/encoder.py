@@ -12,11 +12,12 @@ from typing import Protocol
 import numpy as np
 import onnx_ir as ir
 
-from bge_export.heads import COLBERT, SPARSE, Wanted
+from bge_export.checkpoint.heads import COLBERT, SPARSE
+from bge_export.checkpoint.modules import Normalize, Step, width_of
+from bge_export.checkpoint.weights import Array, Shape, Weights
+from bge_export.graph.ops import Graph
 from bge_export.models.tokens import Packed, Padded, Tokens
-from bge_export.modules import Normalize, Step, width_of
-from bge_export.ops import Graph
-from bge_export.weights import Array, Shape, Weights
+from bge_export.models.wanted import Wanted
 from bge_onnx.errors import CheckpointError
 
 

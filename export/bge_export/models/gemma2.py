@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from bge_export.heads import Wanted
+from bge_export.checkpoint.weights import Shape, Weights
+from bge_export.graph.ops import Graph
 from bge_export.models import decoder
 from bge_export.models.decoder import HARMLESS_KEYS, HARMLESS_WEIGHTS, PREFIX, REQUIRED, Decoder, Layout
-from bge_export.ops import Graph
-from bge_export.weights import Shape, Weights
+from bge_export.models.wanted import Wanted
 from bge_onnx.errors import CheckpointError
 
 __all__ = ["HARMLESS_WEIGHTS", "PREFIX", "Config", "build", "position_limit", "weight_shapes"]

@@ -7,10 +7,11 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from bge_export.heads import COLBERT, Wanted
-from bge_export.ops import Attributes, Graph
-from bge_export.pooling import pool
-from bge_onnx.bundle import (
+from bge_export.checkpoint.heads import COLBERT
+from bge_export.graph.ops import Attributes, Graph
+from bge_export.graph.pooling import pool
+from bge_export.models.wanted import Wanted
+from bge_onnx.bundle.bundle import (
     CU_SEQLENS,
     POOLED_ROWS,
     POSITION_IDS,

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from bge_export.heads import Wanted
+from bge_export.checkpoint.weights import Weights
 from bge_export.models import bert
 from bge_export.models.encoder import HARMLESS_KEYS, Encoder, check_sizes, weight_shapes
-from bge_export.weights import Weights
+from bge_export.models.wanted import Wanted
 
 __all__ = ["HARMLESS_WEIGHTS", "PREFIX", "Config", "build", "position_limit", "weight_shapes"]
 

@@ -13,7 +13,7 @@
 // Bound: for many rows the byte products (vpdpbusd of AVX512-VNNI and AVX-VNNI; vpmaddubsw and vpmaddwd of AVX2); for few, reading
 // the weights.
 //
-// vpmaddubsw adds two products in 16 bits. 219 * 149 = 32631 < 2^15: bge_export.int8 keeps bytes below 220, and two
+// vpmaddubsw adds two products in 16 bits. 219 * 149 = 32631 < 2^15: bge_export.lowering.int8 keeps bytes below 220, and two
 // neighbouring weights of one sign below 150 together, so no sum saturates and every path gives the same integers.
 // Where `added` is 2, bytes are below 128 and the weights of one sign in such sums of two quads below 259 together,
 // 127 * 258 = 32766: AVX2 adds the sums of two quads in 16 bits, and widens half as often.

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from bge_onnx.cuda import CUDA, device_count
 from bge_onnx.embedder import Embedder
-from bge_onnx.embeddings import Vectors
 from bge_onnx.errors import InputError, ProviderError
 from bge_onnx.flag.flag_tokenizer import FlagTokenizer
-from bge_onnx.session import devices_of
-from bge_onnx.tokenizer import check_texts
+from bge_onnx.run.cuda import CUDA, device_count
+from bge_onnx.run.session import devices_of
+from bge_onnx.text.tokenizer import check_texts
+from bge_onnx.vectors.embeddings import Vectors
 
 Devices = str | int | list[str] | list[int] | None
 

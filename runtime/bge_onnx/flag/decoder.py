@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bge_onnx.embeddings import Vectors
+from bge_onnx.embed.few_shot import FewShot
 from bge_onnx.errors import InputError
 from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse, require_numpy
 from bge_onnx.flag.encoder import DenseEmbedder
-from bge_onnx.icl import EXAMPLE_FORMAT, QUERY_FORMAT, SUFFIX, FewShot, Prompt, examples_text
-from bge_onnx.tokenizer import check_texts
+from bge_onnx.text.examples import EXAMPLE_FORMAT, QUERY_FORMAT, SUFFIX, Prompt, examples_text
+from bge_onnx.text.tokenizer import check_texts
+from bge_onnx.vectors.embeddings import Vectors
 
 
 class LastTokenEmbedder(DenseEmbedder):

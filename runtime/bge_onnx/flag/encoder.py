@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bge_onnx.embeddings import Vectors
 from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse, require_numpy
+from bge_onnx.vectors.embeddings import Vectors
 
 
 class DenseEmbedder(AbsEmbedder):

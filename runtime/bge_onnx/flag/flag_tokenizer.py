@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.errors import InputError
-from bge_onnx.tokenizer import Tokenizer, check_texts
+from bge_onnx.text.tokenizer import Tokenizer, check_texts
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from bge_onnx.embeddings import HEADS, Embeddings, Vectors
 from bge_onnx.errors import InputError
 from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse
-from bge_onnx.scores import (
+from bge_onnx.vectors.embeddings import HEADS, Embeddings, Vectors
+from bge_onnx.vectors.scores import (
     check_pairs,
     check_weights,
     chunks_of_pairs,

@@ -1,0 +1,19 @@
+"""The largest errors that a target may have against PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bge_onnx.bundle.bundle import Measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The largest errors allowed: of dense and ColBERT vectors by `measure`, and the difference of sparse weights.
+
+    Where the measure is the cosine, which knows of no scale, the length of that difference over the weights' length.
+    """
+
+    measure: Measure = "difference"
+    vectors: float = 2e-5
+    sparse: float = 2e-5

@@ -1,0 +1,142 @@
+"""What a bundle is compared with: PyTorch's vectors of texts of every kind and length."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_export.checkpoint.pytorch import tokenize
+from bge_export.checkpoint.recipe import Recipe
+from bge_export.checkpoint.tokenizer import load_tokenizer, text_ends
+from bge_export.checkpoint.weights import Weights
+from bge_export.lowering.limits import Limits
+from bge_export.lowering.lower import Lowering
+from bge_export.lowering.targets import Target
+from bge_export.proof import reference
+from bge_export.proof.compare import Expected, Heads, sparse_error, vector_errors
+from bge_onnx.errors import ProviderError
+from bge_onnx.run.onnx_runtime import ort
+
+LENGTHS = (
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    15,
+    16,
+    17,
+    31,
+    32,
+    33,
+    63,
+    64,
+    65,
+    100,
+    127,
+    128,
+    129,
+    200,
+    255,
+    256,
+    257,
+    384,
+    511,
+    512,
+    1024,
+    2048,
+    8192,
+)
+"""Around the multiples where kernels have tails, up to the model's limit."""
+
+MULTIPLICATIONS = 10**13
+"""That a check may cost, times two: some minutes on two cores."""
+
+TEXTS = (
+    "",
+    " \t\n ",
+    "a",
+    "What is BM25?",
+    "BM25 is a bag-of-words retrieval function that ranks documents by the query terms appearing in each of them.",
+    "The Quick BROWN Fox Jumps Over the lazy dog, 3.14159 times: naïve café, Ångström, ﬁne.",
+    "为这个句子生成表示以用于检索相关文章：什么是向量检索？BGE 模型由智源研究院发布。",
+    "混合 English 和中文 with NUMBERS 12345 ！？。，",
+    "吾輩は猫である。名前はまだ無い。",
+    "임베딩 모델은 문장을 벡터로 바꾼다. Модель превращает текст в вектор. النموذج يحول النص إلى متجه",
+    "😀👩‍👩‍👧‍👦 emoji \u200b zero width \ufeff and \x00 control \x7f characters",
+    "[CLS] special tokens [SEP] inside [MASK] a [PAD] text [UNK]",
+    "<s> special tokens </s> inside <mask> a <pad> text <unk> of XLM-R",
+    "https://example.org/a?b=c&d=%20#e user@example.org C:\\path\\file.txt SELECT * FROM t WHERE x>=1;",
+    "supercalifragilisticexpialidocious" * 4,
+    "one two three four five six seven eight nine ten " * 80,
+    "检索" * 400,
+)
+
+
+def require_provider(target: Target) -> None:
+    """Raise ProviderError: ONNX Runtime here cannot run what is to be compared."""
+    offered = ort.get_available_providers()
+    if target.provider not in offered:
+        raise ProviderError(
+            f"check: expected {target.provider}, found {', '.join(offered)} in onnxruntime {ort.__version__}.\n"
+            "    Export on a machine that has it, or add --no-check and run `bge-export check` there."
+        )
+
+
+def expect(checkpoint: Path, recipe: Recipe, lowering: Lowering, *, progress: bool = False) -> Expected:
+    """Run the reference, rounding where the target rounds: what is compared is the graph.
+
+    What the rounding itself costs, `bge-export evaluate` tells. A target whose layers are float16 or bfloat16 may err
+    twice as much as PyTorch does in that precision on these texts. PyTorch's memory is free again afterwards.
+    """
+    tokenizer = load_tokenizer(checkpoint)
+    of_texts = tokenize(tokenizer, recipe, TEXTS)
+    first, last = text_ends(tokenizer)
+    rng = np.random.default_rng(0)
+    of_lengths = []
+    for length in (length for length in LENGTHS if length <= recipe.max_tokens):
+        ids = rng.integers(0, len(tokenizer), length)
+        ids[-1], ids[0] = last, first
+        of_lengths.append(ids)
+    token_ids = [np.array(ids, dtype=np.int64) for ids in (*of_texts, *of_lengths)]
+    affordable = _affordable(checkpoint, token_ids)
+    token_ids = [token_ids[place] for place in affordable]
+    texts = tuple(TEXTS[place] for place in affordable if place < len(of_texts))
+    in_float = dataclasses.replace(lowering, precision="float32")
+    heads = reference.embed(checkpoint, recipe, token_ids, lowering=in_float, progress=progress)
+    limits = None
+    if lowering.precision != "float32":
+        limits = limits_of(reference.embed(checkpoint, recipe, token_ids, lowering=lowering, progress=progress), heads)
+    weights = ", rounded as the bundle is" if lowering.weights else ""
+    name = f"transformers {version('transformers')}, torch {version('torch')}, float32{weights}"
+    return Expected(token_ids, texts, heads, name, limits)
+
+
+def limits_of(own: Heads, wanted: Heads) -> Limits:
+    """Twice the largest error of PyTorch's own vectors in a precision, plus 1e-4."""
+    largest = vector_errors(own.dense, wanted.dense).max()
+    if own.colbert is not None and wanted.colbert is not None:
+        rows = zip(own.colbert, wanted.colbert, strict=True)
+        largest = max(largest, *(vector_errors(*both).max(initial=0) for both in rows))
+    sparse = 0.0
+    if own.sparse is not None and wanted.sparse is not None:
+        sparse = max(sparse_error(*both) for both in zip(own.sparse, wanted.sparse, strict=True))
+    return Limits(vectors=2 * float(largest) + 1e-4, sparse=2 * sparse + 1e-4)
+
+
+def _affordable(checkpoint: Path, token_ids: Sequence[NDArray[np.int64]]) -> list[int]:
+    """The places of the texts to compare: all, or of a model with billions of parameters the shortest."""
+    shapes = Weights.open(checkpoint, prefix="").shapes
+    budget = MULTIPLICATIONS // sum(math.prod(shape) for name, shape in shapes.items() if "layer" in name)
+    order = sorted(range(len(token_ids)), key=lambda place: len(token_ids[place]))
+    tokens = np.cumsum([len(token_ids[place]) for place in order])
+    return sorted(order[: max(1, int((tokens <= budget).sum()))])

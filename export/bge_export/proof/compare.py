@@ -1,0 +1,185 @@
+"""Parity: a bundle's vectors against those that PyTorch gave. The runtime alone is imported here, no PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bge_export.lowering.limits import Limits
+from bge_onnx import BundleError, Embedder
+from bge_onnx.bundle.bundle import HeadParity, Measure, Parity
+from bge_onnx.embed.prefix import Prefix
+from bge_onnx.errors import BgeError
+from bge_onnx.vectors.embeddings import Wanted
+
+SHORT_TOKENS = 512
+REPLAYED = (1, 3, 8)
+"""Texts of small batches of a packed bundle."""
+
+PREFIXES = 3
+"""Texts of a decoder whose first half is given as a prefix too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What PyTorch gives of N texts: dense (N, D), sparse weights by token id, ColBERT rows (T - 1, C)."""
+
+    dense: NDArray[np.float32]
+    sparse: list[dict[int, float]] | None
+    colbert: list[NDArray[np.float32]] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What PyTorch gives: token ids per text, the vectors of those and of random ids of each length."""
+
+    token_ids: list[NDArray[np.int64]]
+    texts: tuple[str, ...]  # those of the first token_ids; the others are random
+    heads: Heads
+    reference: str  # what gave them
+    limits: Limits | None = None  # of a precision below float32; None for the target's own
+
+
+def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
+    """Compare a bundle, by every head, with what PyTorch gave."""
+    limits = expected.limits or limits
+    whole = dataclasses.replace(embedder.bundle, truncate_dim=None)
+    embedder = dataclasses.replace(embedder, bundle=whole)  # all components are compared
+    ours = embedder.tokenizer.encode(expected.texts)
+    mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids, strict=False))
+    heads = tuple(embedder.bundle.outputs)
+    found = embedder.embed_token_ids(expected.token_ids, heads=heads, progress=progress or None)
+    wanted = expected.heads
+    errors_of = vector_errors if limits.measure == "difference" else cosine_errors
+    errors = {"dense": errors_of(found.dense, wanted.dense)}
+    for places, vectors in _other_ways(embedder, expected.token_ids):
+        errors["dense"][places] = np.maximum(errors["dense"][places], errors_of(vectors, wanted.dense[places]))
+    if wanted.sparse is not None:
+        pairs = zip(found.sparse, wanted.sparse, strict=True)
+        largest = max((weight for row in wanted.sparse for weight in row.values()), default=1.0)
+        errors["sparse"] = np.array(
+            [
+                sparse_error(*both) if limits.measure == "difference" else relative_error(*both, least=largest)
+                for both in pairs
+            ]
+        )
+    if wanted.colbert is not None:
+        rows = zip(found.colbert, wanted.colbert, strict=True)
+        errors["colbert"] = np.array([errors_of(ours, theirs).max(initial=0) for ours, theirs in rows])
+    tokens = [len(ids) for ids in expected.token_ids]
+    of_weights: Measure = "difference" if limits.measure == "difference" else "relative"
+    sparse = Limits(measure=of_weights, vectors=limits.sparse)
+    return Parity(
+        texts=len(expected.token_ids),
+        heads={head: worst(found, tokens, sparse if head == "sparse" else limits) for head, found in errors.items()},
+        tokenizer_mismatches=mismatches,
+        reference=expected.reference,
+    )
+
+
+def compare_apart(folder: Path, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
+    """As `compare`, of the bundle in `folder`, in a process of its own that holds the runtime and nothing else.
+
+    The weights of billions of parameters fit into memory then where they would not beside PyTorch's.
+    Raises BgeError: what the bundle raises. BundleError: it cannot be run, for want of memory above all.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "bge_export.proof.compare"],
+        input=pickle.dumps((folder, expected, limits, progress)),
+        stdout=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode:
+        raise BundleError(
+            f"{folder}: expected the bundle to run, found that its process ended with {done.returncode}.\n"
+            "    -9 means that memory did not suffice: free some, or export for a target with fewer bits."
+        )
+    answer: Any = pickle.loads(done.stdout)  # noqa: S301 - our own process wrote it
+    if isinstance(answer, Exception):
+        raise answer
+    assert isinstance(answer, Parity)
+    return answer
+
+
+def _run_apart() -> None:
+    """The process of `compare_apart`: pickles in and out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
+    folder, expected, limits, progress = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
+    try:
+        answer: Any = compare(Embedder.open(folder), expected, limits, progress=progress)
+    except BgeError as error:
+        answer = error
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common class but Exception
+        answer = BundleError(f"{folder}: expected the bundle to run, found {type(error).__name__}: {error}")
+    sys.stdout.buffer.write(pickle.dumps(answer))
+
+
+def _other_ways(
+    embedder: Embedder, token_ids: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """Dense vectors that come another way through the graph, with their places: alone, and behind a prefix."""
+    short = [index for index, ids in enumerate(token_ids) if len(ids) <= SHORT_TOKENS]
+    if len(embedder.bundle.outputs) > 1:  # dense alone takes a shorter way through the last layer
+        yield short, embedder.embed_token_ids([token_ids[index] for index in short]).dense
+    if embedder.bundle.layout == "packed":  # alone and in small batches, which CUDA graphs replay
+        for size in REPLAYED:
+            for start in range(0, len(short), size):
+                places = short[start : start + size]
+                yield places, embedder.embed_token_ids([token_ids[index] for index in places]).dense
+    if embedder.bundle.causal and embedder.bundle.layout != "whole":
+        for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
+            ids = token_ids[index]
+            prefix = Prefix.of_token_ids(embedder, "", ids[: len(ids) // 2])
+            yield [index], prefix.embed_whole([ids], Wanted()).dense
+
+
+def cosine_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """1 - cosine of each of N vectors (N, D)."""
+    left, right = (vectors.astype(np.float64) for vectors in (found, wanted))
+    lengths = np.linalg.norm(left, axis=1) * np.linalg.norm(right, axis=1)
+    errors: NDArray[np.float64] = 1 - np.einsum("nd,nd->n", left, right) / lengths
+    return errors
+
+
+def vector_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The largest absolute difference of each of N vectors (N, D), as if those wanted had length 1."""
+    lengths = np.linalg.norm(wanted, axis=1, keepdims=True)
+    errors: NDArray[np.float64] = (np.abs(found - wanted) / lengths).max(axis=1)
+    return errors
+
+
+def sparse_error(found: Mapping[int, float], wanted: Mapping[int, float]) -> float:
+    """The largest absolute difference of two sparse vectors' weights; a token that one has not weighs 0 there."""
+    return max((abs(found.get(token, 0) - wanted.get(token, 0)) for token in {*found, *wanted}), default=0.0)
+
+
+def relative_error(found: Mapping[int, float], wanted: Mapping[int, float], *, least: float) -> float:
+    """The length of two sparse vectors' difference over the length of the one wanted, or over `least` if that is more:
+    a text of few tokens may have small weights alone.
+    """
+    differences = [found.get(token, 0) - wanted.get(token, 0) for token in {*found, *wanted}]
+    length = float(np.linalg.norm([*wanted.values()]))
+    return float(np.linalg.norm(differences)) / max(length, least)
+
+
+def worst(errors: NDArray[np.float64], tokens: Sequence[int], limits: Limits) -> HeadParity:
+    """The largest of N texts' errors, with its place and length; NaN counts as infinite."""
+    errors = np.where(np.isnan(errors), np.inf, errors)
+    text = int(errors.argmax())
+    return HeadParity(
+        max_error=float(errors[text]), measure=limits.measure, limit=limits.vectors, text=text, tokens=tokens[text]
+    )
+
+
+if __name__ == "__main__":
+    _run_apart()

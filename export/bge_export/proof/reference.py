@@ -1,0 +1,184 @@
+"""The oracle: the same vectors from PyTorch and transformers, in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from bge_export.checkpoint.config import read_json
+from bge_export.checkpoint.files import model_folder
+from bge_export.checkpoint.heads import FILES
+from bge_export.checkpoint.modules import Dense, weight_file, width_of
+from bge_export.checkpoint.pytorch import encoder
+from bge_export.checkpoint.recipe import Recipe
+from bge_export.checkpoint.tokenizer import load_tokenizer
+from bge_export.checkpoint.weights import Rounding
+from bge_export.lowering.lower import Lowering
+from bge_export.lowering.targets import DECODERS
+from bge_export.proof import layerwise
+from bge_export.proof.compare import Heads
+from bge_onnx.run.batches import plan_batches
+
+Vectors = NDArray[np.float32]
+
+GROUP_TOKENS = 32768
+
+
+def embed(
+    folder: Path,
+    recipe: Recipe,
+    token_ids: Sequence[NDArray[np.int64]],
+    *,
+    budget_tokens: int = 1,
+    lowering: Lowering | None = None,
+    progress: bool = False,
+) -> Heads:
+    """The vectors of texts that are token ids, by every head of the recipe.
+
+    budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
+    lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
+                   have PyTorch's here, on a GPU if there is one; vectors are normalised in float32
+    """
+    if read_json(model_folder(folder) / "config.json").get("model_type") in DECODERS:
+        states = [
+            layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
+        ]
+        layerwise.free_device()  # for the bundle, which is another process's
+        return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
+    tokenizer = load_tokenizer(folder)
+    dtype, device = layerwise.place_of(lowering)
+    model = encoder(folder, dtype).to(device)
+    rounding = lowering.weights if lowering else None
+    if rounding:
+        _round(model, rounding)
+    if lowering and lowering.inputs:
+        layerwise.round_inputs(model, lowering.inputs)
+    files = {head: folder / FILES[head] for head in recipe.heads if head in FILES}
+    linears = {head: _linear(file, rounding).to(device, dtype) for head, file in files.items()}
+    batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout="padded", pad_id=tokenizer.pad_token_id)
+    steps = _steps(folder, recipe, rounding).to(device)
+    width = width_of(model.config.hidden_size, recipe.pooling, recipe.steps)
+    dense = np.empty((len(token_ids), width), dtype=np.float32)
+    sparse: list[dict[int, float]] = [{}] * len(token_ids)
+    colbert: list[Vectors] = [dense] * len(token_ids)
+    with torch.inference_mode(), tqdm(total=len(token_ids), desc="PyTorch", unit="text", disable=not progress) as bar:
+        for batch in batches:
+            ids, mask = (torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.attention_mask))
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            dense[batch.rows] = _unit(steps(_pool(hidden.float(), mask, recipe)), recipe).cpu()
+            for line, row in enumerate(batch.rows):
+                tokens = int(mask[line].sum())
+                if "sparse" in linears:
+                    weights = torch.relu(linears["sparse"](hidden[line, :tokens]).float()).squeeze(-1)
+                    sparse[row] = _largest(ids[line, :tokens].tolist(), weights.tolist(), tokenizer)
+                if "colbert" in linears:
+                    colbert[row] = _unit(linears["colbert"](hidden[line, 1:tokens]).float(), recipe).cpu().numpy()
+            bar.update(len(batch.rows))
+    return Heads(dense, sparse if "sparse" in linears else None, colbert if "colbert" in linears else None)
+
+
+def _round(model: Any, rounding: Rounding) -> None:
+    """Round an encoder's weights, the one row of token types that counts added to the word table first, as we do."""
+    types = model.embeddings.token_type_embeddings.weight
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight += types[0]
+        types.zero_()
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.from_numpy(rounding(name, weight.numpy())))
+
+
+def _groups(token_ids: Sequence[NDArray[np.int64]]) -> Iterator[Sequence[NDArray[np.int64]]]:
+    """Texts whose states of one layer fit into memory together; the whole checkpoint is read for each group."""
+    ends = np.cumsum([len(ids) for ids in token_ids]) // GROUP_TOKENS
+    for group in np.unique(ends):
+        yield [token_ids[place] for place in np.flatnonzero(ends == group).tolist()]
+
+
+def _linear(path: Path, rounding: Rounding | None) -> torch.nn.Linear:
+    """The linear layer of a head's file, in float32."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if rounding:
+        weight = state["weight"].to(torch.float32).numpy()
+        state["weight"] = torch.from_numpy(rounding(f"{path.stem}.weight", weight))
+    linear = torch.nn.Linear(*reversed(state["weight"].shape))
+    linear.load_state_dict(state)
+    return linear.eval()
+
+
+def _largest(
+    token_ids: list[int], weights: list[float], tokenizer: transformers.PreTrainedTokenizerBase
+) -> dict[int, float]:
+    """Token by token as FlagEmbedding does it: the largest weight of each id, special tokens and zeros left out."""
+    unused = {tokenizer.cls_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id}
+    found: dict[int, float] = {}
+    for token, weight in zip(token_ids, weights, strict=True):
+        if token not in unused and weight > found.get(token, 0):
+            found[token] = weight
+    return found
+
+
+def _unit(vectors: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    return torch.nn.functional.normalize(vectors, dim=-1) if recipe.normalize else vectors
+
+
+def _pool(hidden: torch.Tensor, mask: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Vectors (B, n D) of states (B, T, D), by each of n modes, as sentence-transformers' Pooling module has them."""
+    return torch.cat([_pool_by(mode, hidden, mask) for mode in recipe.pooling.split("+")], dim=-1)
+
+
+def _pool_by(mode: str, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    lengths, column = mask.sum(dim=1), mask.unsqueeze(-1).to(hidden.dtype)
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "last":
+        return hidden[torch.arange(len(hidden)), lengths - 1]
+    if mode == "max":
+        return hidden.masked_fill(column == 0, -torch.inf).amax(dim=1)
+    if mode == "weightedmean":
+        column = column * torch.arange(1, hidden.shape[1] + 1, dtype=hidden.dtype, device=hidden.device)[:, None]
+    total, weight = (hidden * column).sum(dim=1), column.sum(dim=1)
+    return total / (weight.sqrt() if mode == "mean_sqrt_len" else weight)
+
+
+ACTIVATIONS: dict[str, torch.nn.Module] = {
+    "identity": torch.nn.Identity(),
+    "tanh": torch.nn.Tanh(),
+    "relu": torch.nn.ReLU(),
+    "gelu": torch.nn.GELU(),
+    "sigmoid": torch.nn.Sigmoid(),
+    "silu": torch.nn.SiLU(),
+}
+
+
+def _steps(folder: Path, recipe: Recipe, rounding: Rounding | None) -> torch.nn.Sequential:
+    """The modules behind the pooling, in float32."""
+    layers: list[torch.nn.Module] = []
+    for step in recipe.steps:
+        if isinstance(step, Dense):
+            linear = torch.nn.Linear(step.inputs, step.outputs, bias=step.bias)
+            file = weight_file(folder, step.path)
+            state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+            if rounding:
+                weight = state["linear.weight"].to(torch.float32).numpy()
+                state["linear.weight"] = torch.from_numpy(rounding(f"{step.path}.linear.weight", weight))
+            linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in state.items()})
+            layers += [linear, ACTIVATIONS[step.activation]]
+        else:
+            layers.append(UnitLength())
+    return torch.nn.Sequential(*layers).eval()
+
+
+class UnitLength(torch.nn.Module):
+    """Vectors of length 1."""
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The vectors (B, D), each divided by its length."""
+        return torch.nn.functional.normalize(vectors, dim=-1)
