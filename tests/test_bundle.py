@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from bge_onnx import Bundle, BundleError, Embedder, ProviderError
-from bge_onnx.bundle.bundle import FORMAT_VERSION, NOT_IN_JSON, OLDEST_VERSION
 from bge_onnx.bundle.manifest import sealed
+from bge_onnx.bundle.records import FORMAT_VERSION, NOT_IN_JSON, OLDEST_VERSION
 from bge_onnx.run.onnx_runtime import ort
 from tiny import edit_json, edit_manifest, seal, write_json
 

@@ -18,7 +18,7 @@ from bge_export.lowering.targets import ENCODER_TARGETS, NAMES
 from bge_export.proof import check, compare
 from bge_export.request import Request
 from bge_onnx import BundleError, Embedder
-from bge_onnx.bundle.bundle import HeadParity
+from bge_onnx.bundle.records import HeadParity
 from tiny import write_checkpoint
 
 EVERY = [

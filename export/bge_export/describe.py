@@ -13,7 +13,7 @@ from bge_export.models.wanted import Wanted
 from bge_export.request import Request
 from bge_kernels import NAME
 from bge_onnx import Bundle
-from bge_onnx.bundle.bundle import FORMAT_VERSION, Source
+from bge_onnx.bundle.records import FORMAT_VERSION, Source
 
 MCLS_ABOVE_TOKENS = 512
 THEN = " then "

@@ -36,7 +36,7 @@ from bge_export.proof.compare import Expected, compare, compare_apart
 from bge_export.request import Request, open_checkpoint
 from bge_kernels import library
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
-from bge_onnx.bundle.bundle import Parity
+from bge_onnx.bundle.records import Parity
 from bge_onnx.run.kernels import libraries
 
 

@@ -19,8 +19,8 @@ from bge_export.lowering.int8.calibrate import Texts
 from bge_export.lowering.int8.operators import Operators
 from bge_export.models import random_checkpoint
 from bge_onnx import CheckpointError
-from bge_onnx.bundle.bundle import Activations, Source, Storage
 from bge_onnx.bundle.hub import REPOSITORY
+from bge_onnx.bundle.records import Activations, Source, Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,9 @@ from bge_export.bundle.portable_files import write_json
 from bge_export.checkpoint.recipe import Recipe
 from bge_export.checkpoint.tokenizer import prepend_lower_case
 from bge_export.lowering.targets import Target
-from bge_onnx.bundle.bundle import FORMAT_VERSION, MANIFEST, Bundle, FileRecord, Parity, sha256_of
+from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.manifest import sealed
+from bge_onnx.bundle.records import FORMAT_VERSION, MANIFEST, FileRecord, Parity, sha256_of
 from bge_onnx.errors import BundleError, CheckpointError
 from bge_onnx.files.replace import replacing
 

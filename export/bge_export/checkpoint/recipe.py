@@ -13,7 +13,7 @@ from bge_export.checkpoint.files import model_folder, sentence_settings
 from bge_export.checkpoint.modules import POOLING_FILE, Step, read_modules
 from bge_export.checkpoint.tokenizer import keeps_case
 from bge_export.graph.pooling import Pooling
-from bge_onnx.bundle.bundle import Similarity
+from bge_onnx.bundle.records import Similarity
 from bge_onnx.errors import CheckpointError
 from bge_onnx.files.json_file import shortened
 

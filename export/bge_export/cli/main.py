@@ -15,7 +15,8 @@ from bge_export.cli.evaluate import evaluate
 from bge_onnx.cli.command_line import report, run_command
 
 if TYPE_CHECKING:
-    from bge_onnx.bundle.bundle import Bundle, Parity
+    from bge_onnx.bundle.bundle import Bundle
+    from bge_onnx.bundle.records import Parity
 
 HEAD_NAMES = ("dense", "sparse", "colbert")
 # lowering.targets.NAMES, without importing onnx for --help; a test compares

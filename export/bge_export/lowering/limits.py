@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bge_onnx.bundle.bundle import Measure
+from bge_onnx.bundle.records import Measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from bge_export.lowering.int8.operators import Int8
 from bge_export.lowering.int8.rounding import Grid
 from bge_export.lowering.limits import Limits
 from bge_export.lowering.lower import Lowering, Precision
-from bge_onnx.bundle.bundle import Layout, Storage
+from bge_onnx.bundle.graph_names import Layout
+from bge_onnx.bundle.records import Storage
 from bge_onnx.run.cuda import CUDA
 
 DECODERS = ("mistral", "gemma2")

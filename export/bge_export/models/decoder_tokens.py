@@ -8,7 +8,16 @@ import numpy as np
 import onnx_ir as ir
 
 from bge_export.graph.ops import Attributes
-from bge_onnx.bundle.bundle import KEPT_TOKENS, KEYS, LAST_PLACES, PAST_KEYS, PAST_VALUES, POOLED_ROWS, TOKENS, VALUES
+from bge_onnx.bundle.graph_names import (
+    KEPT_TOKENS,
+    KEYS,
+    LAST_PLACES,
+    PAST_KEYS,
+    PAST_VALUES,
+    POOLED_ROWS,
+    TOKENS,
+    VALUES,
+)
 
 if TYPE_CHECKING:
     from bge_export.models.decoder import Decoder

@@ -11,7 +11,7 @@ from bge_export.checkpoint.heads import COLBERT
 from bge_export.graph.ops import Attributes, Graph
 from bge_export.graph.pooling import pool
 from bge_export.models.wanted import Wanted
-from bge_onnx.bundle.bundle import (
+from bge_onnx.bundle.graph_names import (
     CU_SEQLENS,
     POOLED_ROWS,
     POSITION_IDS,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bge_export.lowering.limits import Limits
 from bge_onnx import BundleError, Embedder
-from bge_onnx.bundle.bundle import HeadParity, Measure, Parity
+from bge_onnx.bundle.records import HeadParity, Measure, Parity
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.errors import BgeError
 from bge_onnx.vectors.embeddings import Wanted

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from bge_onnx.bundle.bundle import MANIFEST
+from bge_onnx.bundle.records import MANIFEST
 from bge_onnx.errors import BundleError, InputError, first_line
 from bge_onnx.files.json_file import read_json
 

@@ -8,15 +8,17 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from bge_onnx.bundle import schema
-from bge_onnx.bundle.bundle import FORMAT_VERSION, MANIFEST, OLDEST_VERSION, Bundle, FileState, sha256_of
+from bge_onnx.bundle.records import FORMAT_VERSION, MANIFEST, OLDEST_VERSION, FileState, Manifest, sha256_of
 from bge_onnx.errors import BundleError
 from bge_onnx.files.json_file import QUOTED_CHARS, read_json, shortened
 
 SEAL = "sha256"
 """The manifest's key for the hash of everything else in it, from format 5 on."""
+
+M = TypeVar("M", bound=Manifest)
 
 MEASURED = {"parity", "quality"}
 """Keys that `bge-export check` and `evaluate` write into the manifest of a bundle that may be open."""
@@ -27,8 +29,8 @@ LARGEST = 1 << 40
 """No size, width or token id is as large: numbers beyond are damage."""
 
 
-def open_bundle(folder: Path, *, verify: bool) -> Bundle:
-    """As `Bundle.open`."""
+def open_manifest(kind: type[M], folder: Path, *, verify: bool) -> M:
+    """A bundle's manifest as a `kind`, its files compared with it; see `Bundle.open`."""
     try:
         folder = folder.resolve()
         state = FileState.of(folder / MANIFEST)
@@ -42,16 +44,14 @@ def open_bundle(folder: Path, *, verify: bool) -> Bundle:
         raise BundleError(
             f"{shortened(str(folder))}: expected a bundle (a folder with {MANIFEST}), found {shortened(str(error))}."
         ) from None
-    bundle = read_manifest(folder / MANIFEST)
+    bundle = read_manifest(kind, folder / MANIFEST)
     states = {MANIFEST: state, **_check_files(bundle, verify=verify)}
-    bundle = dataclasses.replace(bundle, states=states)
-    bundle.require_unchanged()  # by somebody who replaced it between two of these steps
-    return bundle
+    return dataclasses.replace(bundle, states=states)
 
 
-def read_manifest(path: Path) -> Bundle:
+def read_manifest(kind: type[M], path: Path) -> M:
     """The manifest at `path`, its folder's files not looked at. Raises BundleError: none, or an edited one."""
-    return _parse(path, _read(path))
+    return _parse(kind, path, _read(path))
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,13 +81,13 @@ def _read(path: Path) -> dict[str, Any]:
     return record
 
 
-def _parse(path: Path, record: dict[str, Any]) -> Bundle:
+def _parse(kind: type[M], path: Path, record: dict[str, Any]) -> M:
     """The manifest as a record. Raises BundleError: it was edited or damaged."""
     seal = record.pop(SEAL, None)
     try:
         whole = _hash(record)
         identity = _hash({key: value for key, value in record.items() if key not in MEASURED})
-        bundle = schema.parse(Bundle, record, folder=path.parent, identity=identity, states={})
+        bundle = schema.parse(kind, record, folder=path.parent, identity=identity, states={})
         found = "; ".join(list(_faults(bundle))[:5])
         if not found and bundle.format_version >= FORMAT_VERSION and seal != whole:
             found = f"its hash is {whole[:16]}…, and it says {shortened(repr(seal), 20)}"
@@ -102,7 +102,7 @@ def _parse(path: Path, record: dict[str, Any]) -> Bundle:
     return bundle
 
 
-def _faults(bundle: Bundle) -> Iterator[str]:
+def _faults(bundle: Manifest) -> Iterator[str]:
     """What is wrong with values of the right types."""
     if "dense" not in bundle.outputs or not set(bundle.outputs) <= HEADS:
         yield f"outputs of {', '.join(bundle.outputs) or 'no head'}"
@@ -137,7 +137,7 @@ def _inside(name: str) -> bool:
     )
 
 
-def _check_files(bundle: Bundle, *, verify: bool) -> dict[str, FileState]:
+def _check_files(bundle: Manifest, *, verify: bool) -> dict[str, FileState]:
     """The states of all files. Raises BundleError: some are missing, of another size, or of another hash."""
     states, faults = {}, []
     for name, record in bundle.files.items():

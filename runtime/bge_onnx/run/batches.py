@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.bundle.bundle import Layout
+from bge_onnx.bundle.graph_names import Layout
 from bge_onnx.errors import InputError
 
 BUDGET_TOKENS: dict[Layout, int] = {"equal": 256, "padded": 512, "packed": 16384, "whole": 16384}

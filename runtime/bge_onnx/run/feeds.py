@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.bundle.bundle import (
+from bge_onnx.bundle.graph_names import (
     CU_SEQLENS,
     LAST_PLACES,
     POOLED_ROWS,

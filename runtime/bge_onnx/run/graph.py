@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bge_onnx.bundle.bundle import CU_SEQLENS, LAST_PLACES, PAST_KEYS, POOLED_ROWS, TEXT_STARTS, Bundle
+from bge_onnx.bundle.bundle import Bundle
+from bge_onnx.bundle.graph_names import CU_SEQLENS, LAST_PLACES, PAST_KEYS, POOLED_ROWS, TEXT_STARTS
 from bge_onnx.errors import BundleError
 from bge_onnx.files.json_file import shortened
 from bge_onnx.run.onnx_runtime import ort

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.bundle.bundle import KEPT_TOKENS, KEYS, ON_DEVICE, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, VALUES, Bundle
+from bge_onnx.bundle.bundle import Bundle
+from bge_onnx.bundle.graph_names import KEPT_TOKENS, KEYS, ON_DEVICE, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, VALUES
 from bge_onnx.errors import BundleError, InputError, first_line
 from bge_onnx.run.batches import Batch
 from bge_onnx.run.cuda import CUDA, Device, Outputs, device_held, records, warm_up_batches

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.bundle.bundle import Similarity
+from bge_onnx.bundle.records import Similarity
 from bge_onnx.errors import InputError
 from bge_onnx.text.tokenizer import string_fault
 from bge_onnx.vectors.embeddings import Embeddings, Vectors
