@@ -193,11 +193,11 @@ def test_run_check_and_evaluate(tiny_checkpoint, tmp_path):
 def test_a_failed_check_is_exit_1(tiny_bundle, tiny_checkpoint, monkeypatch, capsys):
     """A bundle over its limit ends `check` with exit 1 and says FAILED."""
     from bge_export.lowering.limits import Limits
-    from bge_export.lowering.targets import ENCODER_TARGETS
+    from bge_export.lowering.targets import TARGETS
 
-    strict = type(ENCODER_TARGETS["cpu-fp32"])
-    values = {slot: getattr(ENCODER_TARGETS["cpu-fp32"], slot) for slot in strict.__slots__}
-    monkeypatch.setitem(ENCODER_TARGETS, "cpu-fp32", strict(**{**values, "limits": lambda *_: Limits(vectors=1e-12)}))
+    strict = type(TARGETS["bert"]["cpu-fp32"])
+    values = {slot: getattr(TARGETS["bert"]["cpu-fp32"], slot) for slot in strict.__slots__}
+    monkeypatch.setitem(TARGETS["bert"], "cpu-fp32", strict(**{**values, "limits": lambda *_: Limits(vectors=1e-12)}))
     monkeypatch.setattr(sys, "argv", ["bge-export", "check", str(tiny_bundle), "--checkpoint", str(tiny_checkpoint)])
     with pytest.raises(SystemExit) as stop:
         bge_export.cli.main.main()

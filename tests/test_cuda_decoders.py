@@ -45,7 +45,9 @@ def checkpoint(kind, tmp_path_factory):
 
 def export_for_cpu(monkeypatch, kind, checkpoint, out, lowering):
     """A graph without a prefix, run by the CPU provider; the export checks it against PyTorch."""
-    target = Target(provider="CPUExecutionProvider", layout="whole", lowering=lambda *_: lowering)
+    target = Target(
+        name="cuda-fp16", causal=True, provider="CPUExecutionProvider", layout="whole", lowering=lambda *_: lowering
+    )
     monkeypatch.setitem(TARGETS, kind, {**TARGETS[kind], "cuda-fp16": target})
     return export(Request(model="tiny", target="cuda-fp16", checkpoint=checkpoint, options=LAST), out)
 

@@ -18,7 +18,7 @@ from bge_export import export as exporting
 from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.lowering.lower import Lowering
-from bge_export.lowering.targets import ENCODER_TARGETS, Target
+from bge_export.lowering.targets import TARGETS, Target
 from bge_export.request import Request
 from bge_onnx import BundleError, Embedder, InputError, ProviderError
 from bge_onnx.run.batches import Batch, plan_batches
@@ -32,8 +32,14 @@ HEADS = ("dense", "sparse", "colbert")
 def bundle(m3_checkpoint, tmp_path_factory):
     """A packed bundle of an XLM-R in standard operators, for the CPU's provider."""
     with pytest.MonkeyPatch.context() as patch:
-        target = Target(provider="CPUExecutionProvider", layout="packed", lowering=lambda *_: Lowering({}))
-        patch.setitem(ENCODER_TARGETS, "packed", target)
+        target = Target(
+            name="packed",
+            causal=False,
+            provider="CPUExecutionProvider",
+            layout="packed",
+            lowering=lambda *_: Lowering({}),
+        )
+        patch.setitem(TARGETS["xlm-roberta"], "packed", target)
         patch.setattr(exporting, "NAMES", (*exporting.NAMES, "packed"))
         options = Options(pooling="cls")
         request = Request(model="m3", target="packed", checkpoint=m3_checkpoint, options=options, check=False)

@@ -14,7 +14,7 @@ from bge_export.checkpoint.recipe import Options
 from bge_export.cli.main import TARGET_NAMES
 from bge_export.export import check_bundle, export, recipe_of
 from bge_export.lowering.lower import lower
-from bge_export.lowering.targets import ENCODER_TARGETS, NAMES
+from bge_export.lowering.targets import NAMES, TARGETS
 from bge_export.proof import check, compare
 from bge_export.request import Request
 from bge_onnx import BundleError, Embedder
@@ -23,9 +23,9 @@ from tiny import write_checkpoint
 
 EVERY = [
     pytest.param(name, marks=[pytest.mark.cuda] if name.startswith("cuda-") else [], id=name)
-    for name in ENCODER_TARGETS
+    for name in TARGETS["bert"]
 ]
-EXACT = [case for case in EVERY if not ENCODER_TARGETS[case.id].on_bytes]
+EXACT = [case for case in EVERY if not TARGETS["bert"][case.id].on_bytes]
 
 
 def test_the_command_line_offers_every_target():
@@ -146,8 +146,8 @@ def test_lowering_says_how_many_calls_it_swapped():
         q, bias = graph.input("q", ["B", "T", 24]), graph.input("bias", ["B", 1, 1, "T"])
         return graph.finish({"y": (graph.call("attention", "m", q, q, q, bias, attributes=ATTENTION), ["B", "T", 24])})
 
-    assert lower(model(), ENCODER_TARGETS["cpu-fp32"].lowering(None, None).swaps) == 1
-    assert lower(model(), ENCODER_TARGETS["portable"].lowering(None, None).swaps) == 0
+    assert lower(model(), TARGETS["bert"]["cpu-fp32"].lowering(None, None).swaps) == 1
+    assert lower(model(), TARGETS["bert"]["portable"].lowering(None, None).swaps) == 0
 
 
 def test_a_wrong_graph_is_not_written(tiny_checkpoint, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from bge_export.lowering.int8 import calibrate
 from bge_export.lowering.int8 import operators as int8_kernels
 from bge_export.lowering.int8 import rounding as int8
 from bge_export.lowering.int8.operators import Int8
-from bge_export.lowering.targets import ENCODER_TARGETS
+from bge_export.lowering.targets import TARGETS
 from bge_export.models import random_checkpoint
 from bge_export.proof import check, compare
 from bge_export.request import Request
@@ -161,7 +161,7 @@ def test_the_check_holds_the_graph_against_the_same_rounding(bundle, checkpoint,
     weights["encoder.layer.1.intermediate.dense.weight"] *= -1
     store_weights(other, weights)
     config = SimpleNamespace(**SIZES, num_hidden_layers=2)
-    recipe, limits = recipe_of(opened.bundle), ENCODER_TARGETS["cpu-int8"].limits(config, EIGHT)
+    recipe, limits = recipe_of(opened.bundle), TARGETS["bert"]["cpu-int8"].limits(config, EIGHT)
     for folder, right in ((checkpoint, True), (other, False)):
         hessians = calibrate.hessians(checkpoint, recipe, calibrate.RANDOM_IDS)
         expected = check.expect(folder, recipe, int8_kernels.lowering(config, Int8(hessians=hessians)))

@@ -9,7 +9,7 @@ import torch
 
 from bge_export.graph import ops
 from bge_export.lowering.lower import lower
-from bge_export.lowering.targets import ENCODER_TARGETS
+from bge_export.lowering.targets import TARGETS
 from bge_onnx.run.onnx_runtime import ort
 
 B, T, D, H = 3, 7, 24, 4
@@ -34,7 +34,7 @@ def run(op, inputs, attributes=None, *, target="portable"):
     y = graph.call(op, "module", *values.values(), attributes=attributes)
     model = graph.finish({"y": (y, [f"y{axis}" for axis in range(4)])})
     model.graph.outputs[0].shape = None
-    lower(model, ENCODER_TARGETS[target].lowering(None, None).swaps)
+    lower(model, TARGETS["bert"][target].lowering(None, None).swaps)
     session = ort.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
     feeds = {value.name: inputs[value.name].numpy() for value in model.graph.inputs}
     return session.run(None, feeds)[0], [node.op_type for node in model.graph]

@@ -19,7 +19,7 @@ from bge_export.checkpoint.recipe import Options
 from bge_export.export import export, recipe_of
 from bge_export.lowering.limits import Limits
 from bge_export.lowering.lower import Lowering
-from bge_export.lowering.targets import ENCODER_TARGETS, Target
+from bge_export.lowering.targets import TARGETS, Target
 from bge_export.proof import check
 from bge_export.proof.compare import compare
 from bge_export.request import Request
@@ -30,7 +30,9 @@ from bge_onnx.run.feeds import packed_feeds
 from cuda_kernels import types_of
 
 LENGTHS = (1, 2, 7, 19, 33, 19, 60)
-COMPOSED = Target(provider="CPUExecutionProvider", layout="packed", lowering=lambda *_: Lowering({}))
+COMPOSED = Target(
+    name="packed", causal=False, provider="CPUExecutionProvider", layout="packed", lowering=lambda *_: Lowering({})
+)
 CLS = Options(pooling="cls")
 POOLINGS = ("cls", "mean", "last")
 
@@ -95,7 +97,8 @@ def texts(vocabulary: int, *, pad: int) -> list[np.ndarray]:
 @pytest.fixture
 def composed(monkeypatch):
     """The composed bodies as a target."""
-    monkeypatch.setitem(ENCODER_TARGETS, "packed", COMPOSED)
+    for model_type in ("bert", "xlm-roberta"):
+        monkeypatch.setitem(TARGETS[model_type], "packed", COMPOSED)
     monkeypatch.setattr(exporting, "NAMES", (*exporting.NAMES, "packed"))
 
 

@@ -8,7 +8,8 @@ from bge_export.bundle import writer
 from bge_export.checkpoint import catalog
 from bge_export.checkpoint.recipe import Recipe
 from bge_export.lowering.int8 import calibrate
-from bge_export.lowering.targets import DECODERS, TARGETS, Target
+from bge_export.lowering.targets import TARGETS, Target
+from bge_export.models.families import MODELS
 from bge_export.models.wanted import Wanted
 from bge_export.request import Request
 from bge_kernels import NAME
@@ -59,7 +60,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and head != "sparse"},
         token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
         dims={},
-        causal=model_type in DECODERS,
+        causal=MODELS[model_type].causal,
         pooling=THEN.join([recipe.pooling, *(type(step).__name__ for step in recipe.steps)]),
         normalized=recipe.normalize,
         max_tokens=recipe.max_tokens,

@@ -29,7 +29,7 @@ from bge_export.lowering.int8.operators import LINEAR, PASSES, Int8, Operators, 
 from bge_export.lowering.int8.rounding import GRIDS
 from bge_export.lowering.limits import Limits
 from bge_export.lowering.lower import Lowering, lower
-from bge_export.lowering.targets import DECODERS, ENCODER_TARGETS, NAMES, TARGETS, Target
+from bge_export.lowering.targets import NAMES, TARGETS, Target
 from bge_export.models.families import MODELS
 from bge_export.proof import check
 from bge_export.proof.compare import Expected, compare, compare_apart
@@ -84,7 +84,7 @@ def _lowering(
     if request.calibration and not target.on_bytes:
         raise InputError("calibration: expected the target cpu-int8 of a BERT or XLM-R model, found another.")
     if request.weights == "fp16":
-        if target is not ENCODER_TARGETS["cpu-fp32"] or config.required["model_type"] in DECODERS:
+        if not target.stores_fp16:
             raise InputError("weights: expected fp32 for all but the target cpu-fp32 of a BERT or XLM-R, found fp16.")
         return Lowering(target.lowering(config, None).swaps, half.rounded, finish=half.store)
     if not target.on_bytes:
@@ -129,9 +129,9 @@ def _compare(bundle: Bundle, expected: Expected, limits: Limits, *, progress: bo
 
 def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, lowering: Lowering) -> ir.Model:
     """The graph of a checkpoint, lowered; its weights are read when it is written."""
-    model_file = MODELS[config.required["model_type"]]
-    weights = _weights(checkpoint, model_file.PREFIX, recipe)
-    model: ir.Model = model_file.build(config, weights, wanted_of(recipe, target))
+    family = MODELS[config.required["model_type"]]
+    weights = _weights(checkpoint, family.prefix, recipe)
+    model: ir.Model = family.build(config, weights, wanted_of(recipe, target))
     lower(model, lowering.swaps)
     if lowering.finish:
         lowering.finish(model)
@@ -167,13 +167,13 @@ def _write_tokenizer(out: Path, checkpoint: Path, recipe: Recipe, target: Target
 def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
     """How many numbers all weights that count have. Raises CheckpointError: some are missing, misshapen or unknown."""
     model_type = config.required["model_type"]
-    model_file = MODELS[model_type]
+    family = MODELS[model_type]
     width_of(config.hidden_size, recipe.pooling, recipe.steps)
-    weights = _weights(checkpoint, model_file.PREFIX, recipe)
+    weights = _weights(checkpoint, family.prefix, recipe)
     weights.require_layers(config.num_hidden_layers)
-    shapes = model_file.weight_shapes(config) | heads.weight_shapes(recipe.heads, config.hidden_size, weights)
+    shapes = family.weight_shapes(config) | heads.weight_shapes(recipe.heads, config.hidden_size, weights)
     shapes |= weight_shapes(recipe.steps)
-    weights.check(shapes, harmless=model_file.HARMLESS_WEIGHTS, model_type=model_type)
+    weights.check(shapes, harmless=family.harmless_weights, model_type=model_type)
     return sum(math.prod(shape) for shape in shapes.values())
 
 
@@ -216,9 +216,9 @@ def check_bundle(
     )
     with open_checkpoint(request) as (weights_folder, source):
         _require_same(bundle, weights_folder, source.sha256)
-        model_file = MODELS[bundle.model_type]
+        family = MODELS[bundle.model_type]
         path = model_folder(weights_folder) / "config.json"
-        config = parse_config(model_file.Config, read_json(path), path)
+        config = parse_config(family.Config, read_json(path), path)
         recipe = recipe_of(bundle, weights_folder)
         lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
         expected = check.expect(weights_folder, recipe, lowering, progress=progress)
@@ -305,12 +305,12 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
             f"target: expected one for CPUs for pooling {recipe.pooling} with {len(recipe.steps)} modules behind it, "
             f"found {request.target}, which has {', '.join(get_args(Pooling))} alone."
         )
-    if model_type in DECODERS and recipe.steps:
+    if MODELS[model_type].causal and recipe.steps:
         raise CheckpointError(
             f"{folder}: expected no module but Normalize behind the pooling of a {model_type} model, found "
             f"{len(recipe.steps)}.\n    Dense modules are exported of BERT and XLM-R."
         )
-    if model_type in DECODERS and (recipe.pooling != "last" or recipe.heads != ("dense",)):
+    if MODELS[model_type].causal and (recipe.pooling != "last" or recipe.heads != ("dense",)):
         raise CheckpointError(
             f"{folder}: expected pooling last and the head dense for a {model_type} model, found {recipe.pooling} and "
             f"{', '.join(recipe.heads)}.\n    Add --pooling last."

@@ -10,48 +10,24 @@ one. The last layer is computed for the last token alone, which is pooled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 
 from bge_export.checkpoint.weights import Array, Shape, Weights
 from bge_export.graph.ops import Attributes, Graph
+from bge_export.models.decoder_config import Sizes
 from bge_export.models.decoder_tokens import Outputs, Prefixed, Tokens, Whole
+from bge_export.models.family import Family, RandomTokenizer
 from bge_export.models.wanted import Wanted
-from bge_onnx.errors import CheckpointError
 
 NO_WINDOW = 1 << 31
 
-MOST_POSITIONS = 1 << 24  # no model has more; the tables of rotary positions are as long
-
-
-class DecoderConfig(Protocol):
-    """Sizes that every decoder of this kind has, and how its layers differ."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_hidden_layers(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def num_key_value_heads(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def max_position_embeddings(self) -> int: ...
-    @property
-    def rms_norm_eps(self) -> float: ...
-    @property
-    def rope_theta(self) -> float: ...
-    @property
-    def head_width(self) -> int: ...
+PREFIX = "model."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,51 +46,7 @@ class Layout:
     window: Callable[[int], int | None]  # of a layer: how many tokens, itself included, a token sees
 
 
-# Of a `config.json`: what transformers defines for these models and what changes nothing of a forward pass.
-HARMLESS_KEYS = frozenset({
-    "attention_dropout", "initializer_range",                                           # training
-    "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "is_decoder",          # generation
-    "tie_word_embeddings", "final_logit_softcapping",                                   # the language model's head
-})  # fmt: skip
-
-# Keys that change the forward pass, with the only value that our graph computes.
-REQUIRED: dict[str, object] = {
-    "rope_type": "default",
-    "rope_scaling": None,
-    "attention_bias": False,
-    "pretraining_tp": 1,
-    "add_cross_attention": False,
-    "pruned_heads": {},
-}
-
-HARMLESS_WEIGHTS = ("lm_head.", "rotary_emb.")
-
-PREFIX = "model."
-
-
-def flatten(record: Mapping[str, object]) -> dict[str, object]:
-    """A config.json with the keys of `rope_parameters`, where transformers 5 keeps them, among the others."""
-    rope = record.get("rope_parameters")
-    flat = {key: value for key, value in record.items() if key != "rope_parameters"}
-    return flat | (dict(rope) if isinstance(rope, Mapping) else {})
-
-
-def check_sizes(config: DecoderConfig) -> None:
-    """Raise CheckpointError: heads that do not divide each other, an odd head, or positions without end."""
-    if config.max_position_embeddings > MOST_POSITIONS:
-        raise CheckpointError(
-            f"config.json: expected max_position_embeddings of at most {MOST_POSITIONS}, found "
-            f"{config.max_position_embeddings}.\n    Is it the config.json of these weights?"
-        )
-    heads, shared, width = config.num_attention_heads, config.num_key_value_heads, config.head_width
-    if not heads or not shared or heads % shared or not width or width % 2:
-        raise CheckpointError(
-            f"config.json: expected num_attention_heads to be a multiple of num_key_value_heads and an even head_dim, "
-            f"found {heads}, {shared} and {width}.\n    Is it the config.json of these weights?"
-        )
-
-
-def weight_shapes(config: DecoderConfig, layout: Layout) -> dict[str, Shape]:
+def weight_shapes(config: Sizes, layout: Layout) -> dict[str, Shape]:
     """Every weight that the vectors depend on, as PyTorch stores it: linear weights are (out, in)."""
     width, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_width
@@ -141,7 +73,7 @@ class Decoder:
     """The parts of the model, added to `graph` when called."""
 
     graph: Graph
-    config: DecoderConfig
+    config: Sizes
     layout: Layout
     weights: Weights
 
@@ -247,6 +179,34 @@ class Decoder:
         tensor = self.weights.lazy(name, scale, self.weights.shapes[name])
         epsilon: Attributes = {"epsilon": self.config.rms_norm_eps}
         return self.graph.call("rms_norm", module, x, self.graph.weight(tensor), attributes=epsilon)
+
+
+def decoder_family(
+    config: type[Any],
+    layout_of: Callable[[Any], Layout],
+    *,
+    tokenizer: RandomTokenizer,
+    half: Literal["float16", "bfloat16"] = "float16",
+    neutral_norm: float = 1.0,
+) -> Family:
+    """A family of decoders: its configuration, and how a layer of it is put together."""
+    model_type = config.required["model_type"]
+
+    def build(sizes: Any, weights: Weights, wanted: Wanted) -> ir.Model:
+        return Decoder(Graph(model_type), sizes, layout_of(sizes), weights).build(wanted)
+
+    return Family(
+        Config=config,
+        prefix=PREFIX,
+        harmless_weights=("lm_head.", "rotary_emb."),
+        weight_shapes=lambda sizes: weight_shapes(sizes, layout_of(sizes)),
+        position_limit=lambda sizes: sizes.max_position_embeddings,
+        build=build,
+        causal=True,
+        half=half,
+        neutral_norm=neutral_norm,
+        tokenizer=tokenizer,
+    )
 
 
 @lru_cache(maxsize=1)  # every layer asks

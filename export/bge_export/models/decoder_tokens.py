@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
 
-from bge_export.graph.ops import Attributes
+from bge_export.graph.ops import Attributes, Graph
+from bge_export.models.decoder_config import Sizes
 from bge_onnx.bundle.graph_names import (
     KEPT_TOKENS,
     KEYS,
@@ -19,11 +21,23 @@ from bge_onnx.bundle.graph_names import (
     VALUES,
 )
 
-if TYPE_CHECKING:
-    from bge_export.models.decoder import Decoder
-
 Axes = list[int | str]
 Outputs = dict[str, tuple[ir.Value, Axes]]
+
+
+class Parts(Protocol):
+    """What is needed of the decoder whose tokens these are."""
+
+    @property
+    def graph(self) -> Graph: ...
+    @property
+    def config(self) -> Sizes: ...
+
+    def rotate(self, module: str, x: ir.Value, heads: int, position: ir.Value) -> ir.Value:
+        """As `Decoder.rotate`."""
+
+    def attend(self, kind: str, number: int, inputs: Sequence[ir.Value | None]) -> ir.Value:
+        """As `Decoder.attend`."""
 
 
 class Tokens(Protocol):
@@ -53,7 +67,7 @@ class Prefixed:
 
     last_query_alone = True
 
-    def __init__(self, decoder: Decoder, input_ids: ir.Value) -> None:
+    def __init__(self, decoder: Parts, input_ids: ir.Value) -> None:
         self.decoder, self.graph, config = decoder, decoder.graph, decoder.config
         cache: Axes = [config.num_hidden_layers, config.num_key_value_heads, "P", config.head_width]
         self.past_keys = self.graph.input(PAST_KEYS, cache, ir.DataType.FLOAT)
@@ -104,7 +118,7 @@ class Whole:
 
     last_query_alone = False
 
-    def __init__(self, decoder: Decoder, _: ir.Value) -> None:
+    def __init__(self, decoder: Parts, _: ir.Value) -> None:
         self.decoder, self.graph, config = decoder, decoder.graph, decoder.config
         graph = self.graph
         none = np.zeros((config.num_key_value_heads, 0, config.head_width), dtype=np.float32)

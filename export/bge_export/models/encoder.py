@@ -7,7 +7,7 @@ https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -16,31 +16,10 @@ from bge_export.checkpoint.heads import COLBERT, SPARSE
 from bge_export.checkpoint.modules import Normalize, Step, width_of
 from bge_export.checkpoint.weights import Array, Shape, Weights
 from bge_export.graph.ops import Graph
+from bge_export.models.family import Family, RandomTokenizer
 from bge_export.models.tokens import Packed, Padded, Tokens
 from bge_export.models.wanted import Wanted
 from bge_onnx.errors import CheckpointError
-
-
-class EncoderConfig(Protocol):
-    """Sizes that every encoder of this kind has."""
-
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def num_hidden_layers(self) -> int: ...
-    @property
-    def num_attention_heads(self) -> int: ...
-    @property
-    def intermediate_size(self) -> int: ...
-    @property
-    def max_position_embeddings(self) -> int: ...
-    @property
-    def type_vocab_size(self) -> int: ...
-    @property
-    def layer_norm_eps(self) -> float: ...
-
 
 # Of a `config.json`: what transformers defines for these models and what changes nothing of a forward pass.
 HARMLESS_KEYS = frozenset({
@@ -52,16 +31,73 @@ HARMLESS_KEYS = frozenset({
 })  # fmt: skip
 
 
-def check_sizes(config: EncoderConfig) -> None:
-    """Raise CheckpointError: heads that do not divide the width."""
-    if not config.num_attention_heads or config.hidden_size % config.num_attention_heads:
-        raise CheckpointError(
-            f"config.json: expected hidden_size to be a multiple of num_attention_heads, found {config.hidden_size} "
-            f"and {config.num_attention_heads}.\n    Is it the config.json of these weights?"
-        )
+# Keys that change the forward pass, with the only value that our graph computes.
+REQUIRED: dict[str, Any] = {
+    "hidden_act": "gelu",  # the exact erf form
+    "position_embedding_type": "absolute",
+    "is_decoder": False,  # causal attention
+    "add_cross_attention": False,
+    "pruned_heads": {},
+}
 
 
-def weight_shapes(config: EncoderConfig) -> dict[str, Shape]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Sizes that every encoder of this kind has; a family adds `required`."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    required: ClassVar[dict[str, Any]] = REQUIRED
+    harmless: ClassVar[frozenset[str]] = HARMLESS_KEYS
+
+    def __post_init__(self) -> None:
+        if not self.num_attention_heads or self.hidden_size % self.num_attention_heads:
+            raise CheckpointError(
+                f"config.json: expected hidden_size to be a multiple of num_attention_heads, found {self.hidden_size} "
+                f"and {self.num_attention_heads}.\n    Is it the config.json of these weights?"
+            )
+
+
+def encoder_family(
+    config: type[Sizes], *, prefix: str, task_head: str, tokenizer: RandomTokenizer, past_padding: bool = False
+) -> Family:
+    """A family of encoders.
+
+    task_head     the beginning of the names of a masked-language-model head's weights
+    past_padding  positions are counted over the ids that are not the padding id, and rows 0 to that id of the table
+                  belong to none, as PyTorch has it: a text may hold the padding token as a word
+    """
+    model_type = config.required["model_type"]
+
+    def build(sizes: Sizes, weights: Weights, wanted: Wanted) -> ir.Model:
+        encoder = Encoder.of(model_type, sizes, weights, wanted)
+        return encoder.build(pad_id=sizes.pad_token_id if past_padding else None)
+
+    def position_limit(sizes: Sizes) -> int:
+        return sizes.max_position_embeddings - (sizes.pad_token_id + 1 if past_padding else 0)
+
+    return Family(
+        Config=config,
+        prefix=prefix,
+        # The pooler's two weights, the positions' buffer and a language model's head take no part in the vectors.
+        harmless_weights=("pooler.", "embeddings.position_ids", task_head),
+        weight_shapes=weight_shapes,
+        position_limit=position_limit,
+        build=build,
+        causal=False,
+        tokenizer=tokenizer,
+    )
+
+
+def weight_shapes(config: Sizes) -> dict[str, Shape]:
     """Every weight that the vectors depend on, as PyTorch stores it: linear weights are (out, in)."""
     width, inner = config.hidden_size, config.intermediate_size
     shapes: dict[str, Shape] = {
@@ -95,13 +131,13 @@ class Encoder:
     """The parts of the model, added to `graph` when called."""
 
     graph: Graph
-    config: EncoderConfig
+    config: Sizes
     weights: Weights
     wanted: Wanted
     tokens: Tokens
 
     @classmethod
-    def of(cls, name: str, config: EncoderConfig, weights: Weights, wanted: Wanted) -> Encoder:
+    def of(cls, name: str, config: Sizes, weights: Weights, wanted: Wanted) -> Encoder:
         """An empty graph with the inputs of its texts: (B, T) int64 and a mask, or packed (`wanted.packed`)."""
         graph = Graph(name)
         return cls(graph, config, weights, wanted, (Packed if wanted.packed else Padded)(graph, wanted))

@@ -1,14 +1,11 @@
-"""One file per `model_type`: its configuration, its weights, its graph."""
+"""The families that we know, by `model_type`: one file each."""
 
 from __future__ import annotations
 
-from types import ModuleType
-
 from bge_export.models import bert, gemma2, mistral, xlm_roberta
+from bge_export.models.family import Family
 
-MODELS: dict[str, ModuleType] = {
-    "bert": bert,
-    "xlm-roberta": xlm_roberta,
-    "mistral": mistral,
-    "gemma2": gemma2,
+MODELS: dict[str, Family] = {
+    family.Config.required["model_type"]: family
+    for family in (bert.FAMILY, xlm_roberta.FAMILY, mistral.FAMILY, gemma2.FAMILY)
 }

@@ -25,19 +25,6 @@ from bge_onnx.errors import CheckpointError
 
 SHARD_BYTES = 256 << 20
 CHUNK_ROWS = 8192
-# Of the decoders: special tokens at the beginning and at the end of the vocabulary, and tokenizer_config.json.
-DECODER_TOKENS: dict[str, tuple[tuple[str, ...], tuple[str, ...], dict[str, str]]] = {
-    "mistral": (
-        ("<unk>", "<s>", "</s>"),
-        ("<instruct>", "<query>", "<response>"),
-        {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"},
-    ),
-    "gemma2": (
-        ("<pad>", "<eos>", "<bos>", "<unk>"),
-        ("<instruct>", "<query>"),
-        {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"},
-    ),
-}
 BERT_SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
 
 
@@ -60,8 +47,8 @@ def write(
     around 1; biases are normal too, so that a graph that forgets one is found out. Heads are in float16, as BAAI's are.
     """
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    model = MODELS[config["model_type"]]
-    shapes = model.weight_shapes(parse_config(model.Config, config, folder / "config.json"))
+    family = MODELS[config["model_type"]]
+    shapes = family.weight_shapes(parse_config(family.Config, config, folder / "config.json"))
     dtype = torch.bfloat16 if config.get("dtype") == "bfloat16" else torch.float32
     _require_room(folder, sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize)
     weight_map: dict[str, str] = {}
@@ -77,7 +64,7 @@ def write(
         if head in FILES:
             _write_head(folder / FILES[head], config, head, seed)
     if sentencepiece_model:
-        write_llama_tokenizer(folder, sentencepiece_model, DECODER_TOKENS[config["model_type"]][1])
+        write_llama_tokenizer(folder, sentencepiece_model, family.tokenizer.last)
     else:
         write_tokenizer(folder, config, lower_case=lower_case)
 
@@ -101,20 +88,16 @@ def _write_head(path: Path, config: dict[str, Any], head: str, seed: int) -> Non
 
 def write_tokenizer(folder: Path, config: dict[str, Any], *, lower_case: bool) -> None:
     """Write tokenizer.json and tokenizer_config.json of the model's kind, with a vocabulary of the model's size."""
-    settings: dict[str, Any]
-    if config["model_type"] == "bert":
+    family = MODELS[config["model_type"]]
+    kind = family.tokenizer
+    settings: dict[str, Any] = dict(kind.settings)
+    if kind.pieces == "wordpiece":
         tokenizer = bert_tokenizer(config["vocab_size"], lower_case=lower_case)
-        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower_case}
-        settings |= {f"{kind}_token": f"[{kind.upper()}]" for kind in ("pad", "unk", "cls", "sep", "mask")}
-    elif config["model_type"] == "xlm-roberta":
-        tokenizer = unigram_tokenizer(config["vocab_size"], ("<s>", "<pad>", "</s>", "<unk>"), ("<mask>",))
-        settings = {"tokenizer_class": "XLMRobertaTokenizer"}
-        settings |= {f"{kind}_token": f"<{kind}>" for kind in ("pad", "unk", "mask")}
-        settings |= {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+        settings = {"tokenizer_class": settings.pop("tokenizer_class"), "do_lower_case": lower_case, **settings}
     else:
-        first, last, settings = DECODER_TOKENS[config["model_type"]]
-        tokenizer = unigram_tokenizer(config["vocab_size"], first, last)
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", **settings}
+        tokenizer = unigram_tokenizer(config["vocab_size"], kind.first, kind.last)
+        if family.causal:
+            settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "<unk>", **settings}
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
@@ -230,6 +213,6 @@ def _random(name: str, shape: Shape, seed: int, config: Mapping[str, Any], dtype
         values = rng.standard_normal(tuple(rows.shape), dtype=np.float32) * np.float32(0.02)
         if name.endswith(("LayerNorm.weight", "layernorm.weight", "norm.weight")):
             values *= 5
-            values += 0 if config["model_type"] == "gemma2" else 1  # Gemma adds the 1 itself
+            values += np.float32(MODELS[config["model_type"]].neutral_norm)
         rows.copy_(torch.from_numpy(values))
     return tensor

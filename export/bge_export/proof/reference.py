@@ -22,7 +22,7 @@ from bge_export.checkpoint.recipe import Recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer
 from bge_export.checkpoint.weights import Rounding
 from bge_export.lowering.lower import Lowering
-from bge_export.lowering.targets import DECODERS
+from bge_export.models.families import MODELS
 from bge_export.proof import layerwise
 from bge_export.proof.compare import Heads
 from bge_onnx.run.batches import plan_batches
@@ -47,7 +47,7 @@ def embed(
     lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
                    have PyTorch's here, on a GPU if there is one; vectors are normalised in float32
     """
-    if read_json(model_folder(folder) / "config.json").get("model_type") in DECODERS:
+    if MODELS[read_json(model_folder(folder) / "config.json")["model_type"]].causal:
         states = [
             layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
         ]
