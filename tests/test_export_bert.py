@@ -11,7 +11,6 @@ import pytest
 
 from bge_export.checkpoint import catalog
 from bge_export.checkpoint.recipe import Options
-from bge_export.cli.main import TARGET_NAMES
 from bge_export.export import check_bundle, export, recipe_of
 from bge_export.lowering.lower import lower
 from bge_export.lowering.targets import NAMES, TARGETS
@@ -19,6 +18,7 @@ from bge_export.proof import check, compare
 from bge_export.request import Request
 from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle.records import HeadParity
+from bge_onnx.bundle.targets import FACTS
 from tiny import write_checkpoint
 
 EVERY = [
@@ -30,7 +30,7 @@ EXACT = [case for case in EVERY if not TARGETS["bert"][case.id].on_bytes]
 
 def test_the_command_line_offers_every_target():
     """`--target` and the table of targets name the same ones."""
-    assert set(TARGET_NAMES) == set(NAMES)
+    assert set(FACTS) == set(NAMES)
 
 
 @pytest.mark.parametrize("target", EXACT)

@@ -14,6 +14,7 @@ from bge_export.models.wanted import Wanted
 from bge_export.request import Request
 from bge_kernels import NAME
 from bge_onnx import Bundle
+from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.bundle.records import FORMAT_VERSION, Source
 
 MCLS_ABOVE_TOKENS = 512
@@ -24,7 +25,7 @@ THEN = " then "
 def wanted_of(recipe: Recipe, target: Target) -> Wanted:
     """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
     mcls = recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls" and not recipe.steps
-    more = recipe.heads != ("dense",) or mcls
+    more = recipe.heads != (FIRST,) or mcls
     return Wanted(
         pooling=recipe.pooling,
         normalize=recipe.normalize,
@@ -57,7 +58,7 @@ def describe(request: Request, model_type: str, source: Source, recipe: Recipe) 
         graph=target.graph,
         tokenizer=writer.TOKENIZER,
         outputs={head: target.outputs.get(head, head) for head in recipe.heads},
-        raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and head != "sparse"},
+        raw_outputs={head: f"{head}_raw" for head in recipe.heads if twice and HEADS[head].is_vectors},
         token_states=target.outputs.get("token_states", "token_states") if wanted.token_states else None,
         dims={},
         causal=MODELS[model_type].causal,

@@ -36,6 +36,7 @@ from bge_export.proof.compare import Expected, compare, compare_apart
 from bge_export.request import Request, open_checkpoint
 from bge_kernels import library
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
+from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.bundle.records import Parity
 from bge_onnx.run.kernels import libraries
 
@@ -148,7 +149,7 @@ def _write_graph(
 ) -> dict[str, int]:
     """Save the graph with its weights; returns the width of each head."""
     widths = {str(value.name): value.shape[-1] for value in model.graph.outputs if value.shape}
-    dims = {head: config.vocab_size if head == "sparse" else int(str(widths[head])) for head in recipe.heads}
+    dims = {head: int(str(widths[head])) if HEADS[head].is_vectors else config.vocab_size for head in recipe.heads}
     for value in model.graph.outputs:
         value.name = target.outputs.get(str(value.name), value.name)
     writer.write_graph(out, model, target, progress=progress)
@@ -310,7 +311,7 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
             f"{folder}: expected no module but Normalize behind the pooling of a {model_type} model, found "
             f"{len(recipe.steps)}.\n    Dense modules are exported of BERT and XLM-R."
         )
-    if MODELS[model_type].causal and (recipe.pooling != "last" or recipe.heads != ("dense",)):
+    if MODELS[model_type].causal and (recipe.pooling != "last" or recipe.heads != (FIRST,)):
         raise CheckpointError(
             f"{folder}: expected pooling last and the head dense for a {model_type} model, found {recipe.pooling} and "
             f"{', '.join(recipe.heads)}.\n    Add --pooling last."

@@ -23,9 +23,11 @@ from bge_onnx.run.threads import resolve_threads
 from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
 from bge_onnx.text.mcls import insert_cls
 from bge_onnx.text.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
-from bge_onnx.vectors.embeddings import HEADS, Embeddings, Vectors, Wanted, collect, heads_of
+from bge_onnx.vectors.collect import collect
+from bge_onnx.vectors.embeddings import Embeddings, Vectors, Wanted, heads_of
 from bge_onnx.vectors.scores import (
     EQUAL,
+    SCORED,
     check_pairs,
     check_weights,
     chunks_of_pairs,
@@ -278,8 +280,8 @@ class Embedder:
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
         return score_pairs(
-            self.embed_queries(queries, heads=HEADS, max_tokens=max_tokens, progress=progress),
-            self.embed_passages(passages, heads=HEADS, max_tokens=max_tokens, progress=progress),
+            self.embed_queries(queries, heads=SCORED, max_tokens=max_tokens, progress=progress),
+            self.embed_passages(passages, heads=SCORED, max_tokens=max_tokens, progress=progress),
             list(zip(query_of, passage_of, strict=True)),
             weights,
         )

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bge_export.checkpoint.weights import Shape, Weights
+from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.errors import CheckpointError
 
-HEADS = ("dense", "sparse", "colbert")
-SPARSE, COLBERT = "sparse_linear", "colbert_linear"  # modules, each a linear layer in a file NAME.pt
-FILES = {"sparse": f"{SPARSE}.pt", "colbert": f"{COLBERT}.pt"}
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """The linear layer that a head is, on the states of a text's tokens.
+
+    module  in a file NAME.pt
+    width   outputs; None as many as the file has. Fine-tuned checkpoints have their own ColBERT width (FlagEmbedding's
+            `colbert_dim`)
+    """
+
+    module: str
+    width: int | None = None
+
+
+LINEARS = {"sparse": Linear(module="sparse_linear", width=1), "colbert": Linear(module="colbert_linear")}
+"""Of the heads that have weights of their own."""
+
+FILES = {head: f"{linear.module}.pt" for head, linear in LINEARS.items()}
 
 
 def decide(folder: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
@@ -21,7 +38,7 @@ def decide(folder: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
     """
     found = [head for head, file in FILES.items() if (folder / file).is_file()]
     if asked is None:
-        return tuple(head for head in HEADS if head == "dense" or head in found)
+        return tuple(head for head in HEADS if head == FIRST or head in found)
     unknown = [head for head in asked if head not in HEADS]
     if unknown or not asked:
         raise CheckpointError(f"heads: expected some of {', '.join(HEADS)}, found {', '.join(unknown) or 'none'}.")
@@ -31,7 +48,7 @@ def decide(folder: Path, asked: Sequence[str] | None) -> tuple[str, ...]:
             f"{folder}: expected {', '.join(FILES[head] for head in missing)} for the heads asked for, found "
             f"{', '.join(FILES[head] for head in found) or 'no head files'}.\n"
             "    Add the files of the model's repository, or leave the heads out: --heads "
-            f"{','.join(head for head in asked if head not in missing) or 'dense'}."
+            f"{','.join(head for head in asked if head not in missing) or FIRST}."
         )
     return tuple(head for head in HEADS if head in asked)
 
@@ -51,20 +68,17 @@ def copy(source: Path, folder: Path) -> list[Path]:
     return [Path(shutil.copyfile(source / name, folder / name)) for name in FILES.values()]
 
 
-def weight_shapes(heads: Sequence[str], width: int, weights: Weights) -> dict[str, Shape]:
-    """The weights of `heads` on states of `width`: sparse gives a number, ColBERT a row as wide as the file has it.
-
-    Fine-tuned checkpoints have their own ColBERT width (FlagEmbedding's `colbert_dim`), so the file decides.
-    """
+def weight_shapes(heads: Sequence[str], states: int, weights: Weights) -> dict[str, Shape]:
+    """The weights of `heads` on states of so many components."""
     shapes: dict[str, Shape] = {}
-    if "sparse" in heads:
-        shapes |= {f"{SPARSE}.weight": (1, width), f"{SPARSE}.bias": (1,)}
-    if "colbert" in heads:
-        rows = colbert_width(weights)
-        shapes |= {f"{COLBERT}.weight": (rows, width), f"{COLBERT}.bias": (rows,)}
+    for head in heads:
+        if head in LINEARS:
+            module, width = LINEARS[head].module, width_of(head, weights)
+            shapes |= {f"{module}.weight": (width, states), f"{module}.bias": (width,)}
     return shapes
 
 
-def colbert_width(weights: Weights) -> int:
-    """Components C of a ColBERT row; 0 where there is no such head."""
-    return (weights.shapes.get(f"{COLBERT}.weight") or (0,))[0]
+def width_of(head: str, weights: Weights) -> int:
+    """Outputs of a head's linear layer; 0 where its file has none."""
+    linear = LINEARS[head]
+    return linear.width or (weights.shapes.get(f"{linear.module}.weight") or (0,))[0]

@@ -12,21 +12,19 @@ import click
 
 from bge_export.checkpoint.catalog import ENTRIES
 from bge_export.cli.evaluate import evaluate
+from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_onnx.bundle.targets import FACTS
 from bge_onnx.cli.command_line import report, run_command
 
 if TYPE_CHECKING:
     from bge_onnx.bundle.bundle import Bundle
     from bge_onnx.bundle.records import Parity
 
-HEAD_NAMES = ("dense", "sparse", "colbert")
-# lowering.targets.NAMES, without importing onnx for --help; a test compares
-TARGET_NAMES = ("cpu-fp32", "cpu-int8", "portable", "cpu-int4", "cuda-fp32", "cuda-fp16", "cuda-bf16")
-
 
 def _heads(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     heads = None if value is None else tuple(head.strip() for head in value.split(","))
-    unknown = [head for head in heads or () if head not in HEAD_NAMES]
-    if unknown or (heads is not None and "dense" not in heads):
+    unknown = [head for head in heads or () if head not in HEADS]
+    if unknown or (heads is not None and FIRST not in heads):
         raise click.BadParameter(
             f"expected dense, and sparse and colbert if wanted, with commas between; found {value!r}"
         )
@@ -83,9 +81,7 @@ def list_models(*, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("model")
-@click.option(
-    "--target", type=click.Choice(TARGET_NAMES), default="cpu-fp32", show_default=True, help="What to lower for."
-)
+@click.option("--target", type=click.Choice([*FACTS]), default="cpu-fp32", show_default=True, help="What to lower for.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The bundle's folder; must not exist.")
 @click.option(
     "--checkpoint", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Read a local folder."

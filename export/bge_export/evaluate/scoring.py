@@ -20,8 +20,7 @@ from bge_export.proof import reference
 from bge_export.proof.compare import Heads
 from bge_onnx import Embedder, similarity, top_k
 from bge_onnx.errors import InputError
-from bge_onnx.vectors.embeddings import HEADS
-from bge_onnx.vectors.scores import SCORE_PAIRS, colbert_score, distinct, hybrid, lexical_score
+from bge_onnx.vectors.scores import SCORE_PAIRS, SCORED, colbert_score, distinct, hybrid, lexical_score
 
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]
@@ -85,7 +84,7 @@ def bundle_system(embedder: Embedder) -> System:
     return System(
         embed=lambda texts, prompt: embedder.embed(texts, prompt=prompt).dense,
         embed_queries=(lambda queries: embedder.embed_queries(queries).dense) if embedder.takes_examples else None,
-        score=embedder.score if len(embedder.bundle.outputs) == len(HEADS) else None,
+        score=embedder.score if set(SCORED) <= set(embedder.bundle.outputs) else None,
     )
 
 
@@ -112,8 +111,8 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
         query_prompt, passage_prompt = (recipe.prompts.get(side, "") for side in ("query", "passage"))
-        left = heads([query_prompt + query for query in queries], HEADS)
-        right = heads([passage_prompt + passage for passage in passages], HEADS)
+        left = heads([query_prompt + query for query in queries], SCORED)
+        right = heads([passage_prompt + passage for passage in passages], SCORED)
         assert left.sparse and right.sparse and left.colbert and right.colbert  # noqa: PT018
         places = list(zip(query_of, passage_of, strict=True))
         heads_of: tuple[tuple[str, Callable[[Any, Any], Any], Any, Any], ...] = (
@@ -130,7 +129,7 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_
     return System(
         embed=lambda texts, prompt: heads([prompt + text for text in texts], ("dense",)).dense,
         embed_queries=(lambda queries: run(query_ids(queries), ("dense",)).dense) if query_ids else None,
-        score=score if recipe.heads == HEADS else None,
+        score=score if recipe.heads == SCORED else None,
     )
 
 

@@ -6,19 +6,22 @@ https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from bge_export.checkpoint.heads import COLBERT, SPARSE
+from bge_export.checkpoint.heads import LINEARS
+from bge_export.checkpoint.heads import width_of as width_of_head
 from bge_export.checkpoint.modules import Normalize, Step, width_of
 from bge_export.checkpoint.weights import Array, Shape, Weights
 from bge_export.graph.ops import Graph
 from bge_export.models.family import Family, RandomTokenizer
 from bge_export.models.tokens import Packed, Padded, Tokens
 from bge_export.models.wanted import Wanted
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import CheckpointError
 
 # Of a `config.json`: what transformers defines for these models and what changes nothing of a forward pass.
@@ -200,14 +203,22 @@ class Encoder:
         packed texts (T,) and (T, C), the first tokens' rows too:
         https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/finetune/embedder/encoder_only/m3/modeling.py#L116-L171
         """
-        if "sparse" in self.wanted.heads:
-            scores = self.to_float(SPARSE, self.linear(SPARSE, states))
-            outputs["sparse"] = (self.graph.call("sparse_weights", SPARSE, scores), self.tokens.state_axes)
-        if "colbert" in self.wanted.heads:
-            rows = self.linear(COLBERT, self.tokens.before_colbert(states))
-            rows = self.tokens.colbert(self.to_float(COLBERT, rows))
-            width = self.weights.shapes[f"{COLBERT}.weight"][0]
-            self._add(outputs, "colbert", rows, [*self.tokens.colbert_axes, width])
+        for head in self.wanted.heads:
+            if head in LINEARS:
+                HEAD_PARTS[HEADS[head].gives](self, outputs, head, states)
+
+    def weights_head(self, outputs: Outputs, head: str, states: ir.Value) -> None:
+        """A weight of each token, not below 0."""
+        module = LINEARS[head].module
+        scores = self.to_float(module, self.linear(module, states))
+        outputs[head] = (self.graph.call("sparse_weights", module, scores), self.tokens.state_axes)
+
+    def rows_head(self, outputs: Outputs, head: str, states: ir.Value) -> None:
+        """A vector of each token."""
+        module = LINEARS[head].module
+        rows = self.linear(module, self.tokens.before_rows(module, states))
+        rows = self.tokens.masked_rows(module, self.to_float(module, rows))
+        self._add(outputs, head, rows, [*self.tokens.row_axes, width_of_head(head, self.weights)])
 
     def _add(self, outputs: Outputs, head: str, vectors: ir.Value, shape: list[int | str]) -> None:
         """Add a head's vectors, normalised where `wanted` says so, and beside them as they are where it wants both."""
@@ -265,3 +276,10 @@ class Encoder:
     def weight(self, name: str) -> ir.Value:
         """A weight as the checkpoint has it."""
         return self.graph.weight(self.weights.lazy(name, lambda: self.weights.read(name), self.weights.shapes[name]))
+
+
+HEAD_PARTS: dict[str, Callable[[Encoder, Outputs, str, ir.Value], None]] = {
+    "weights": Encoder.weights_head,
+    "rows": Encoder.rows_head,
+}
+"""Of the heads on token states, by what they give."""

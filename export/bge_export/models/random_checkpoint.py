@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bge_export.checkpoint.config import parse_config
-from bge_export.checkpoint.heads import FILES
+from bge_export.checkpoint.heads import FILES, LINEARS
 from bge_export.checkpoint.weights import Shape
 from bge_export.models.families import MODELS
 from bge_onnx.errors import CheckpointError
@@ -80,7 +80,7 @@ def _require_room(folder: Path, size_bytes: int) -> None:
 
 def _write_head(path: Path, config: dict[str, Any], head: str, seed: int) -> None:
     width = config["hidden_size"]
-    rows = 1 if head == "sparse" else width
+    rows = LINEARS[head].width or width
     shapes = {"weight": (rows, width), "bias": (rows,)}
     state = {name: _random(f"{head}.{name}", shape, seed, config, torch.float16) for name, shape in shapes.items()}
     torch.save(state, path)

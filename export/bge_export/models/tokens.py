@@ -7,7 +7,6 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from bge_export.checkpoint.heads import COLBERT
 from bge_export.graph.ops import Attributes, Graph
 from bge_export.graph.pooling import pool
 from bge_export.models.wanted import Wanted
@@ -30,7 +29,7 @@ class Tokens(Protocol):
 
     ids: ir.Value
     state_axes: Axes
-    colbert_axes: Axes
+    row_axes: Axes
 
     def embed(self, word: ir.Value, positions: ir.Value, pad_id: int | None) -> ir.Value:
         """Word embeddings plus those of positions; `pad_id` where positions count past the padding id."""
@@ -47,11 +46,11 @@ class Tokens(Protocol):
     def pooled(self, states: ir.Value) -> ir.Value:
         """One vector (B, D) a text, from the last layer's states."""
 
-    def before_colbert(self, states: ir.Value) -> ir.Value:
-        """The states that ColBERT rows are made of."""
+    def before_rows(self, module: str, states: ir.Value) -> ir.Value:
+        """The states that a vector a token is made of; `module` names the nodes."""
 
-    def colbert(self, rows: ir.Value) -> ir.Value:
-        """ColBERT rows, those of padding zero."""
+    def masked_rows(self, module: str, rows: ir.Value) -> ir.Value:
+        """Vectors a token, those of padding zero."""
 
 
 class Padded:
@@ -66,7 +65,7 @@ class Padded:
     def __init__(self, graph: Graph, wanted: Wanted) -> None:
         self.graph, self.wanted = graph, wanted
         self.state_axes: Axes = ["B", "Q" if wanted.prunes else "T"]
-        self.colbert_axes: Axes = ["B", "rows"]
+        self.row_axes: Axes = ["B", "rows"]
         self.ids = graph.input("input_ids", ["B", "T"])
         self.mask = graph.input("attention_mask", ["B", "T"])
         self.bias = graph.call("attention_bias", "attention_bias", self.mask)
@@ -92,11 +91,11 @@ class Padded:
     def pooled(self, states: ir.Value) -> ir.Value:
         return pool(self.graph, states, self.mask, self.wanted.pooling)
 
-    def before_colbert(self, states: ir.Value) -> ir.Value:
-        return self.graph.call("without_first", COLBERT, states)
+    def before_rows(self, module: str, states: ir.Value) -> ir.Value:
+        return self.graph.call("without_first", module, states)
 
-    def colbert(self, rows: ir.Value) -> ir.Value:
-        return self.graph.call("mask_rows", COLBERT, rows, self.mask)
+    def masked_rows(self, module: str, rows: ir.Value) -> ir.Value:
+        return self.graph.call("mask_rows", module, rows, self.mask)
 
 
 class Packed:
@@ -115,7 +114,7 @@ class Packed:
         self.rows = None if wanted.pooling == "mean" else graph.input(STATE_ROWS, ["S"])
         self.pooled_rows = None if wanted.pooling == "mean" else graph.input(POOLED_ROWS, ["B"])
         self.state_axes: Axes = ["T" if self.rows is None else "S"]
-        self.colbert_axes = self.state_axes
+        self.row_axes = self.state_axes
 
     def embed(self, word: ir.Value, positions: ir.Value, pad_id: int | None) -> ir.Value:
         name = POSITION_IDS if pad_id is None else POSITIONS_PAST_PADDING
@@ -136,10 +135,10 @@ class Packed:
             return self.graph.call("packed_mean", "pooling", states, self.starts, self.ends)
         return self.graph.call("rows", "pooling", states, self.pooled_rows)
 
-    def before_colbert(self, states: ir.Value) -> ir.Value:
+    def before_rows(self, module: str, states: ir.Value) -> ir.Value:  # noqa: ARG002
         return states
 
-    def colbert(self, rows: ir.Value) -> ir.Value:
+    def masked_rows(self, module: str, rows: ir.Value) -> ir.Value:  # noqa: ARG002
         return rows
 
 

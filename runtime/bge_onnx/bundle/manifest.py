@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from bge_onnx.bundle import schema
+from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.bundle.records import FORMAT_VERSION, MANIFEST, OLDEST_VERSION, FileState, Manifest, sha256_of
 from bge_onnx.errors import BundleError
 from bge_onnx.files.json_file import QUOTED_CHARS, read_json, shortened
@@ -23,7 +24,6 @@ M = TypeVar("M", bound=Manifest)
 MEASURED = {"parity", "quality"}
 """Keys that `bge-export check` and `evaluate` write into the manifest of a bundle that may be open."""
 
-HEADS = {"dense", "sparse", "colbert"}
 SHA256 = re.compile("[0-9a-f]{64}")
 LARGEST = 1 << 40
 """No size, width or token id is as large: numbers beyond are damage."""
@@ -104,7 +104,7 @@ def _parse(kind: type[M], path: Path, record: dict[str, Any]) -> M:
 
 def _faults(bundle: Manifest) -> Iterator[str]:
     """What is wrong with values of the right types."""
-    if "dense" not in bundle.outputs or not set(bundle.outputs) <= HEADS:
+    if FIRST not in bundle.outputs or not set(bundle.outputs) <= set(HEADS):
         yield f"outputs of {', '.join(bundle.outputs) or 'no head'}"
     if set(bundle.dims) != set(bundle.outputs):
         yield f"dims of {', '.join(bundle.dims) or 'no head'}"

@@ -157,7 +157,9 @@ def _number(value: float) -> float | None:
 
 def _storage(bundle: Bundle) -> str:
     """How a bundle's matrices are stored."""
-    bits = {"cpu-int8": 8, "cpu-int4": 4}.get(bundle.target)
+    from bge_onnx.bundle.targets import facts_of
+
+    bits = facts_of(bundle.target).bits
     return f"{bits} bits, other weights in {bundle.weights}" if bits else bundle.weights
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import InputError
 from bge_onnx.run.session import Past, Session
 from bge_onnx.text.tokenizer import Tokenizer
-from bge_onnx.vectors.embeddings import HEADS, Embeddings, Wanted
+from bge_onnx.vectors.embeddings import Embeddings, Wanted
 
 Ids = NDArray[np.int64]
 

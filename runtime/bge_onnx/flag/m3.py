@@ -10,8 +10,9 @@ import numpy as np
 
 from bge_onnx.errors import InputError
 from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse
-from bge_onnx.vectors.embeddings import HEADS, Embeddings, Vectors
+from bge_onnx.vectors.embeddings import Embeddings, Vectors
 from bge_onnx.vectors.scores import (
+    SCORED,
     check_pairs,
     check_weights,
     chunks_of_pairs,
@@ -265,10 +266,10 @@ class BGEM3FlagModel(AbsEmbedder):
         """A passage's token scores do not fall below those of the rows of zeros with which FlagEmbedding pads it."""
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
-        of_passages = self._embed(passages, HEADS, limits[1])
+        of_passages = self._embed(passages, SCORED, limits[1])
         floors = [0.0 if len(rows) < longest else -np.inf for rows in of_passages.colbert]
         places = list(zip(query_of, passage_of, strict=True))
-        return score_pairs(self._embed(queries, HEADS, limits[0]), of_passages, places, weights, floors=floors)
+        return score_pairs(self._embed(queries, SCORED, limits[0]), of_passages, places, weights, floors=floors)
 
     def _embed(
         self, texts: list[str], heads: Sequence[str], max_tokens: int, *, truncate_dim: int | None = None

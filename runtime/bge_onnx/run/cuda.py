@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
+from bge_onnx.bundle.targets import facts_of
 from bge_onnx.errors import ProviderError, first_line
 from bge_onnx.run.batches import Batch
 from bge_onnx.run.feeds import packed_feeds, whole_feeds
@@ -78,10 +79,8 @@ def _held() -> Iterator[None]:
 
 
 def records(bundle: Bundle) -> bool:
-    """Whether small batches of a bundle are recorded and replayed as CUDA graphs. In float32, which is for comparing,
-    they are not.
-    """
-    return bundle.layout == "packed" and bundle.target != "cuda-fp32"
+    """Whether small batches of a bundle are recorded and replayed as CUDA graphs."""
+    return bundle.layout == "packed" and facts_of(bundle.target).records
 
 
 def provider_options(bundle: Bundle, device: int, memory_bytes: int | None = None) -> dict[str, str]:

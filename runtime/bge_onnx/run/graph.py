@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.graph_names import CU_SEQLENS, LAST_PLACES, PAST_KEYS, POOLED_ROWS, TEXT_STARTS
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import BundleError
 from bge_onnx.files.json_file import shortened
 from bge_onnx.run.onnx_runtime import ort
@@ -19,14 +20,14 @@ def check_graph(bundle: Bundle, session: ort.InferenceSession) -> None:
     """
     inputs = {node.name for node in session.get_inputs()}
     widths = {node.name: node.shape[-1] for node in session.get_outputs()}
-    wanted = {output: bundle.dims[head] for head, output in bundle.outputs.items() if head != "sparse"}
+    wanted = {output: bundle.dims[head] for head, output in bundle.outputs.items() if HEADS[head].is_vectors}
     wanted |= {output: bundle.dims[head] for head, output in bundle.raw_outputs.items()}
     faults = [
         f"output {name} of width {width}, found {widths.get(name, 'none')}"
         for name, width in wanted.items()
         if widths.get(name) != width
     ]
-    others = [bundle.outputs.get("sparse"), bundle.token_states]
+    others = [output for head, output in bundle.outputs.items() if not HEADS[head].is_vectors] + [bundle.token_states]
     faults += [f"output {name}, found none" for name in others if name is not None and name not in widths]
     layouts = {LAYOUT_OF[name] for name in inputs if name in LAYOUT_OF}
     layouts = layouts or ({"whole"} if POOLED_ROWS in inputs else {"equal"})

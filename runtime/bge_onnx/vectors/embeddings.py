@@ -10,16 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
-from bge_onnx.errors import BundleError, InputError
-from bge_onnx.run.batches import Batch
-from bge_onnx.text.mcls import mean_of_cls
-from bge_onnx.vectors.sparse import Folded, SparseVectors, fold, join
+from bge_onnx.bundle.heads import HEADS
+from bge_onnx.errors import InputError
+from bge_onnx.vectors.sparse import SparseVectors
 
 Vectors = NDArray[np.float32]
-
-HEADS = ("dense", "sparse", "colbert")
-UNUSED_TOKENS = ("cls", "eos", "pad", "unk")
-"""Special tokens that get no sparse weight, in FlagEmbedding and so here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +83,7 @@ class Wanted:
                 f"{', '.join(map(str, self.heads)) or 'none'}.\n"
                 "    bge-m3 and its fine-tuned kin have dense, sparse and colbert: bge-export run BAAI/bge-m3 --out DIR"
             )
-        vectors = [head for head in self.heads if head != "sparse"]
+        vectors = [head for head in self.heads if HEADS[head].is_vectors]
         widest = max((bundle.dims[head] for head in vectors), default=None)
         if self.truncate_dim is not None and (widest is None or not 1 <= self.truncate_dim <= widest):
             raise InputError(f"truncate_dim: expected 1 to {widest} for {bundle.name}, found {self.truncate_dim!r}")
@@ -137,58 +132,3 @@ def heads_of(heads: Sequence[str]) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise InputError(f"heads: expected names, as 'dense', found {names!r:.60}")
     return names
-
-
-def require_finite(head: str, vectors: NDArray[Any], bundle: Bundle) -> None:
-    """Raise BundleError: a graph gave NaN or infinity, which no text of a sound bundle has."""
-    if not np.isfinite(vectors).all():
-        raise BundleError(
-            f"{bundle.folder}: expected finite {head} vectors, found NaN or infinity.\n"
-            "    The files are damaged or were changed: compare them with `bge info --verify`, or export again."
-        )
-
-
-def collect(
-    outputs: Iterable[tuple[Batch, Mapping[str, NDArray[Any]]]], *, count: int, bundle: Bundle, wanted: Wanted
-) -> Embeddings:
-    """Put each batch's rows back where the caller had them.
-
-    outputs  pairs of a batch and its graph outputs by name
-    count    N, the number of texts; every row must occur in one batch
-    """
-    dense = np.empty((count if "dense" in wanted.heads else 0, wanted.width(bundle)), dtype=np.float32)
-    colbert: list[Vectors] = [dense] * count  # each is replaced
-    folded: list[Folded] = []
-    unused = [bundle.special_ids[token] for token in UNUSED_TOKENS if token in bundle.special_ids]
-    for batch, by_name in outputs:
-        arrays = {head: by_name[wanted.output(head, bundle)] for head in wanted.heads}
-        for head, vectors in arrays.items():
-            require_finite(head, vectors, bundle)
-        if "dense" in arrays:
-            vectors = mean_of_cls(batch.states(arrays["dense"])) if wanted.mcls else arrays["dense"]
-            dense[batch.rows] = _finish(vectors, bundle, wanted)
-        if "sparse" in arrays:
-            tokens = batch.input_ids.ravel(), arrays["sparse"].ravel()
-            folded.append(fold(batch.rows, batch.text_of_token, *tokens, unused=unused))
-        if "colbert" in arrays:
-            rows = batch.states(_finish(arrays["colbert"], bundle, wanted))
-            for row, text, length in zip(batch.rows, rows, batch.lengths, strict=True):
-                colbert[row] = text[1:] if batch.packed else text[: length - 1]  # a packed graph keeps the first token
-    found = {
-        "dense": dense,
-        "sparse": join(folded, count=count, width=bundle.dims["sparse"]) if "sparse" in wanted.heads else None,
-        "colbert": colbert,
-    }
-    return Embeddings(count=count, by_head={head: found[head] if head in wanted.heads else None for head in HEADS})
-
-
-def _finish(vectors: Vectors, bundle: Bundle, wanted: Wanted) -> Vectors:
-    """Cut and normalise vectors (…, D) where the graph has not: a row of zeros stays one, as in torch's normalize."""
-    cut = vectors[..., : wanted.dim(bundle)]
-    if wanted.normalize is False or (wanted.normalize is None and not bundle.normalized):
-        return cut
-    if bundle.normalized and cut.shape == vectors.shape and not wanted.mcls:
-        return vectors
-    norms = np.linalg.norm(cut, axis=-1, keepdims=True)
-    unit: Vectors = cut / np.maximum(norms, np.float32(1e-12))
-    return unit

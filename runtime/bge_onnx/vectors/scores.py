@@ -21,6 +21,9 @@ UNIT_ERROR = 1e-5
 SCORE_PAIRS = 256
 """Pairs that are scored at a time."""
 
+SCORED = ("dense", "sparse", "colbert")
+"""The heads of BGE-M3, which are scored together."""
+
 EQUAL = (1.0, 1.0, 1.0)
 """Weights of dense, sparse and colbert."""
 

@@ -6,16 +6,18 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import InputError
 from bge_onnx.files.replace import UNFINISHED, replacing
-from bge_onnx.vectors.embeddings import Embeddings
+from bge_onnx.vectors.embeddings import Embeddings, Vectors
+from bge_onnx.vectors.sparse import SparseVectors
 
 ENDINGS = (".npz", ".jsonl")
 
@@ -107,23 +109,43 @@ def _write(chunks: Iterable[Chunk], path: Path | None, *, arrays: bool) -> int:
 def _arrays(chunks: Sequence[Chunk]) -> dict[str, NDArray[Any]]:
     """What an .npz file holds of each head; lists of arrays lie end to end, with where each text's part starts."""
     found = [embeddings for embeddings, _ in chunks]
-    heads = [head for head, vectors in found[0].by_head.items() if vectors is not None]
     ids = [one for _, names in chunks for one in names]
     arrays: dict[str, NDArray[Any]] = {}
     if any(one is not None for one in ids):
         arrays["ids"] = np.array([one or "" for one in ids], dtype=np.str_)
-    if "dense" in heads:
-        arrays["dense"] = np.concatenate([chunk.dense for chunk in found])
-    if "sparse" in heads:
-        counts = np.concatenate([np.diff(chunk.sparse.starts) for chunk in found])
-        arrays["sparse_starts"] = np.concatenate([[0], np.cumsum(counts)])
-        arrays["sparse_ids"] = np.concatenate([chunk.sparse.ids for chunk in found])
-        arrays["sparse_weights"] = np.concatenate([chunk.sparse.weights for chunk in found])
-    if "colbert" in heads:
-        rows = [text for chunk in found for text in chunk.colbert]
-        arrays["colbert_starts"] = np.cumsum([0, *(len(text) for text in rows)])
-        arrays["colbert"] = np.concatenate(rows or [np.empty((0, 0), dtype=np.float32)])
+    for head, vectors in found[0].by_head.items():
+        if vectors is not None:
+            arrays |= ARRAYS[HEADS[head].gives](head, [chunk.by_head[head] for chunk in found])
     return arrays
+
+
+def _vector_arrays(head: str, parts: Sequence[Vectors]) -> dict[str, NDArray[Any]]:
+    return {head: np.concatenate(parts)}
+
+
+def _weights_arrays(head: str, parts: Sequence[SparseVectors]) -> dict[str, NDArray[Any]]:
+    counts = np.concatenate([np.diff(part.starts) for part in parts])
+    return {
+        f"{head}_starts": np.concatenate([[0], np.cumsum(counts)]),
+        f"{head}_ids": np.concatenate([part.ids for part in parts]),
+        f"{head}_weights": np.concatenate([part.weights for part in parts]),
+    }
+
+
+def _rows_arrays(head: str, parts: Sequence[list[Vectors]]) -> dict[str, NDArray[Any]]:
+    rows = [text for part in parts for text in part]
+    return {
+        f"{head}_starts": np.cumsum([0, *(len(text) for text in rows)]),
+        head: np.concatenate(rows or [np.empty((0, 0), dtype=np.float32)]),
+    }
+
+
+ARRAYS: dict[str, Callable[[str, Any], dict[str, NDArray[Any]]]] = {
+    "vector": _vector_arrays,
+    "weights": _weights_arrays,
+    "rows": _rows_arrays,
+}
+"""By what a head gives."""
 
 
 def _write_lines(chunks: Iterable[Chunk], file: TextIO) -> int:
@@ -139,11 +161,16 @@ def _write_lines(chunks: Iterable[Chunk], file: TextIO) -> int:
 
 def _record(chunk: Embeddings, row: int) -> dict[str, Any]:
     """One text's vectors as JSON values, to eight digits."""
-    record: dict[str, Any] = {}
-    if chunk.by_head["dense"] is not None:
-        record["dense"] = np.round(chunk.dense[row].astype(np.float64), 8).tolist()
-    if chunk.by_head["sparse"] is not None:
-        record["sparse"] = {str(token): round(weight, 8) for token, weight in chunk.sparse[row].items()}
-    if chunk.by_head["colbert"] is not None:
-        record["colbert"] = np.round(chunk.colbert[row].astype(np.float64), 8).tolist()
-    return record
+    return {
+        head: _weights(vectors[row]) if HEADS[head].gives == "weights" else _rounded(vectors[row])
+        for head, vectors in chunk.by_head.items()
+        if vectors is not None
+    }
+
+
+def _weights(row: Mapping[int, float]) -> dict[str, float]:
+    return {str(token): round(weight, 8) for token, weight in row.items()}
+
+
+def _rounded(vectors: Vectors) -> Any:
+    return np.round(vectors.astype(np.float64), 8).tolist()

@@ -1,0 +1,35 @@
+"""The heads that a model may have: what each gives of a text. Everything that differs from head to head asks here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """One kind of output.
+
+    gives  "vector", one a text; "rows", a vector a token; "weights", a number a token, by token id
+    """
+
+    name: str
+    gives: Literal["vector", "rows", "weights"]
+
+    @property
+    def is_vectors(self) -> bool:
+        """Whether it gives vectors, which have a width, can be cut, and are normalised or not."""
+        return self.gives != "weights"
+
+
+HEADS: dict[str, Head] = {
+    head.name: head
+    for head in (
+        Head(name="dense", gives="vector"),
+        Head(name="sparse", gives="weights"),
+        Head(name="colbert", gives="rows"),
+    )
+}
+"""By name, in the order in which results show them. Every bundle has the first."""
+
+FIRST = next(iter(HEADS))
