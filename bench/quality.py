@@ -28,9 +28,10 @@ from bge_export.bundle import writer as bundle_writer
 from bge_export.checkpoint.recipe import Options
 from bge_export.evaluate import scoring as evaluate
 from bge_export.evaluate.tasks import open_task
-from bge_export.export import export, recipe_of
+from bge_export.export import export
 from bge_export.graph.pooling import Pooling
 from bge_export.lowering.int8 import calibrate
+from bge_export.recheck import recipe_of
 from bge_export.request import Request
 from bge_onnx import Bundle, Embedder
 

@@ -11,9 +11,10 @@ import pytest
 from bge_export.checkpoint.pytorch import tokenize
 from bge_export.checkpoint.recipe import Options, Recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer
-from bge_export.export import check_bundle, export
+from bge_export.export import export
 from bge_export.lowering.int8 import calibrate, gptq
 from bge_export.lowering.int8 import rounding as int8
+from bge_export.recheck import check_bundle
 from bge_export.request import Request
 from bge_onnx import CheckpointError, InputError
 from tiny import read_weights, store_weights, write_checkpoint

@@ -18,10 +18,11 @@ from safetensors.torch import load_file, save_file
 from bge_export.checkpoint.config import parse_config, read_json
 from bge_export.checkpoint.recipe import Options
 from bge_export.cli.main import cli as export_cli
-from bge_export.export import check_bundle, export
+from bge_export.export import export
 from bge_export.models.bert import Config
 from bge_export.models.families import MODELS
 from bge_export.models.random_checkpoint import bert_tokenizer
+from bge_export.recheck import check_bundle
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder
 from tiny import (

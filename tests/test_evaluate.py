@@ -10,7 +10,7 @@ import pytest
 
 from bge_export.evaluate.scoring import Scores, System, bundle_system, evaluate, fidelity, ndcg_at, reference_system
 from bge_export.evaluate.tasks import Retrieval, SentencePairs, open_task
-from bge_export.export import recipe_of
+from bge_export.recheck import recipe_of
 from bge_onnx import Embedder, InputError
 
 PYTORCH_SCIFACT = 0.64508  # float32 PyTorch on all-MiniLM-L6-v2: `bge-export evaluate … --task scifact --checkpoint …`

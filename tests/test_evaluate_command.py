@@ -18,8 +18,9 @@ from bge_export.cli.main import cli as export_cli
 from bge_export.evaluate import reference_cache
 from bge_export.evaluate.scoring import Scores, bundle_system, evaluate
 from bge_export.evaluate.tasks import SentencePairs, open_task
-from bge_export.export import export, recipe_of
+from bge_export.export import export
 from bge_export.models import random_checkpoint
+from bge_export.recheck import recipe_of
 from bge_export.request import Request
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder
 from bge_onnx.cli.main import cli as bge_cli

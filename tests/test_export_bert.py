@@ -11,10 +11,11 @@ import pytest
 
 from bge_export.checkpoint import catalog
 from bge_export.checkpoint.recipe import Options
-from bge_export.export import check_bundle, export, recipe_of
+from bge_export.export import export
 from bge_export.lowering.lower import lower
 from bge_export.lowering.targets import NAMES, TARGETS
 from bge_export.proof import check, compare
+from bge_export.recheck import check_bundle, recipe_of
 from bge_export.request import Request
 from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle.records import HeadParity

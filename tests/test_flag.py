@@ -213,7 +213,7 @@ def test_long_pairs_are_scored_in_parts(model, monkeypatch):
     pairs = [*PAIRS, ("ab", "cd " * 30)]
     wanted = model.compute_score(pairs)
     parts = []
-    monkeypatch.setattr("bge_onnx.vectors.scores.SCORED_NUMBERS", 32)
+    monkeypatch.setattr("bge_onnx.vectors.pairs.SCORED_NUMBERS", 32)
     score_part = BGEM3FlagModel._score_part
     monkeypatch.setattr(BGEM3FlagModel, "_score_part", lambda *given: parts.append(given[1]) or score_part(*given))
     found = model.compute_score(pairs)

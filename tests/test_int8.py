@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bge_export.checkpoint.recipe import Options
-from bge_export.export import check_bundle, export, recipe_of
+from bge_export.export import export
 from bge_export.lowering import half
 from bge_export.lowering.int8 import calibrate
 from bge_export.lowering.int8 import operators as int8_kernels
@@ -23,6 +23,7 @@ from bge_export.lowering.int8.operators import Int8
 from bge_export.lowering.targets import TARGETS
 from bge_export.models import random_checkpoint
 from bge_export.proof import check, compare
+from bge_export.recheck import check_bundle, recipe_of
 from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
 from bge_onnx.run.onnx_runtime import ort

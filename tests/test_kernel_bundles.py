@@ -17,10 +17,11 @@ import bge_kernels
 from bge_export import export as export_module
 from bge_export.checkpoint.recipe import Options
 from bge_export.cli.main import cli
-from bge_export.export import check_bundle, export
+from bge_export.export import export
 from bge_export.lowering.int8 import operators as int8_kernels
 from bge_export.lowering.int8 import rounding as int8
 from bge_export.lowering.int8.operators import LINEAR, PASSES
+from bge_export.recheck import check_bundle
 from bge_export.request import Request
 from bge_onnx import Bundle, BundleError, Embedder, InputError
 from bge_onnx.cli.main import cli as runtime_cli

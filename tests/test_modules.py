@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 
 from bge_export.checkpoint.modules import Dense, Normalize, read_modules
 from bge_export.checkpoint.recipe import Options
-from bge_export.export import check_bundle, export
+from bge_export.export import export
+from bge_export.recheck import check_bundle
 from bge_export.request import Request
 from bge_onnx import Bundle, CheckpointError, Embedder, InputError, similarity
 from tiny import write_checkpoint, write_json

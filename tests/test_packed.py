@@ -16,12 +16,13 @@ from scipy.special import erf
 
 from bge_export import export as exporting
 from bge_export.checkpoint.recipe import Options
-from bge_export.export import export, recipe_of
+from bge_export.export import export
 from bge_export.lowering.limits import Limits
 from bge_export.lowering.lower import Lowering
 from bge_export.lowering.targets import TARGETS, Target
 from bge_export.proof import check
 from bge_export.proof.compare import compare
+from bge_export.recheck import recipe_of
 from bge_export.request import Request
 from bge_onnx import Embedder, ProviderError
 from bge_onnx.run.batches import plan_batches

@@ -10,6 +10,7 @@ import pytest
 
 from bge_onnx import Embedder, InputError, colbert_score, colbert_scores, hybrid, lexical_score, top_k
 from bge_onnx.vectors import scores
+from bge_onnx.vectors.pairs import chunks_of_pairs
 
 ALL = ("dense", "sparse", "colbert")
 ROWS = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
@@ -52,7 +53,7 @@ def test_many_pairs_are_scored_in_parts(m3, monkeypatch):
     """Pairs that do not fit into one part give the same scores, in order; an iterator is as good as a list."""
     pairs = [("ab cd", "cd ef gh"), ("xy", "ab cd"), ("ab cd", "ab"), ("xy", "xy")]
     whole = m3.score(zip(*zip(*pairs, strict=True), strict=True))
-    monkeypatch.setattr("bge_onnx.vectors.scores.SCORE_PAIRS", 3)
+    monkeypatch.setattr("bge_onnx.vectors.pairs.SCORE_PAIRS", 3)
     parts = m3.score(pairs)
     assert list(whole) == list(parts)
     np.testing.assert_allclose([*parts.values()], [*whole.values()], atol=1e-6)
@@ -154,11 +155,11 @@ def test_pairs_are_scored_some_at_a_time():
     """Pairs of long texts are few at a time, those of short ones 256, and none is lost; an empty list is one chunk."""
     short, long = ("a", "b"), ("a", "b " * 50_000)
     pairs = [short] * 600 + [long] * 30
-    chunks = scores.chunks_of_pairs(pairs, max_tokens=8192, width=1024)
+    chunks = chunks_of_pairs(pairs, max_tokens=8192, width=1024)
     assert [pair for chunk in chunks for pair in chunk] == pairs
     assert max(map(len, chunks)) == 256
     assert all(sum(pair is long for pair in chunk) <= 8 for chunk in chunks)
-    assert scores.chunks_of_pairs([], max_tokens=8192, width=1024) == [[]]
+    assert chunks_of_pairs([], max_tokens=8192, width=1024) == [[]]
 
 
 @pytest.mark.parametrize("pairs", [{("q", "p"): 1}, {("q", "p")}, "qp", None])

@@ -15,16 +15,14 @@ from bge_export.bundle.portable_files import write_portable_files
 from bge_export.checkpoint import catalog, heads
 from bge_export.checkpoint.config import parse_config, quoted, read_json
 from bge_export.checkpoint.files import model_folder
-from bge_export.checkpoint.identity import checkpoint_sha256
-from bge_export.checkpoint.modules import Dense, read_modules, weight_shapes, width_of
+from bge_export.checkpoint.modules import Dense, weight_shapes, width_of
 from bge_export.checkpoint.recipe import Recipe, read_recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer, require_tokens
 from bge_export.checkpoint.weights import Weights
-from bge_export.describe import THEN, describe, wanted_of
+from bge_export.describe import describe, wanted_of
 from bge_export.graph.pooling import Pooling
 from bge_export.lowering import half
 from bge_export.lowering.int8 import calibrate
-from bge_export.lowering.int8.calibrate import Texts
 from bge_export.lowering.int8.operators import LINEAR, PASSES, Int8, Operators, best_operators
 from bge_export.lowering.int8.rounding import GRIDS
 from bge_export.lowering.limits import Limits
@@ -38,7 +36,6 @@ from bge_kernels import library
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
 from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.bundle.records import Parity
-from bge_onnx.run.kernels import libraries
 
 
 def export(request: Request, out: Path, *, force: bool = False, progress: bool = False) -> Bundle:
@@ -60,7 +57,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
         size_bytes = int(_check_weights(folder, config, recipe) * target.bytes_per_weight * stored)
         with atomic_folder(out, size_bytes=size_bytes, force=force) as partial:
             require_tokens(folder, config.vocab_size)
-            lowering = _lowering(request, folder, config, recipe, target, progress=progress)
+            lowering = lowering_of(request, folder, config, recipe, target, progress=progress)
             expected = check.expect(folder, recipe, lowering, progress=progress) if request.check else None
             model = _build(folder, config, recipe, target, lowering)
             dims = _write_graph(partial, model, config, recipe, target, progress=progress)
@@ -72,13 +69,13 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
             )
             if expected:
                 limits = target.limits(config, GRIDS[request.activations])
-                parity = _compare(bundle, expected, limits, progress=progress)
+                parity = compare_with(bundle, expected, limits, progress=progress)
                 _require(parity, out)
                 writer.rewrite_manifest(dataclasses.replace(bundle, parity=parity))
     return Bundle.open(out)
 
 
-def _lowering(
+def lowering_of(
     request: Request, folder: Path, config: Any, recipe: Recipe, target: Target, *, progress: bool
 ) -> Lowering:
     """How the target lowers this model. Raises InputError: weights or a calibration that it has no use for."""
@@ -122,7 +119,8 @@ def _operators(request: Request, target: Target) -> Operators | None:
     return found
 
 
-def _compare(bundle: Bundle, expected: Expected, limits: Limits, *, progress: bool) -> Parity:
+def compare_with(bundle: Bundle, expected: Expected, limits: Limits, *, progress: bool) -> Parity:
+    """A bundle's parity, in a process of its own where its weights may not fit beside PyTorch's."""
     if bundle.causal:
         return compare_apart(bundle.folder, expected, limits, progress=progress)
     return compare(Embedder.open(bundle.folder), expected, limits, progress=progress)
@@ -176,107 +174,6 @@ def _check_weights(checkpoint: Path, config: Any, recipe: Recipe) -> int:
     shapes |= weight_shapes(recipe.steps)
     weights.check(shapes, harmless=family.harmless_weights, model_type=model_type)
     return sum(math.prod(shape) for shape in shapes.values())
-
-
-def check_bundle(
-    folder: Path,
-    checkpoint: Path | None,
-    head_files: Path | None = None,
-    tokenizer: Path | None = None,
-    calibration: Texts | None = None,
-    *,
-    progress: bool = False,
-) -> Parity:
-    """Compare a bundle with PyTorch again, or for the first time: then its manifest tells from now on.
-
-    checkpoint  folder of its weights; None takes them from the Hub, or makes them again if they were random
-    head_files  folder of its heads' weights, where the others are random
-    tokenizer   its SentencePiece model, where the weights are random
-    calibration  the texts that it was calibrated with
-    Raises BundleError: no bundle, or another by the time that it was compared. CheckpointError.
-    """
-    bundle = Bundle.open(folder, verify=True)
-    if bundle.source.kind == "folder" and checkpoint is None:
-        raise CheckpointError(
-            f"{folder}: expected --checkpoint, the folder it was exported from; a bundle holds no PyTorch weights."
-        )
-    target = TARGETS[bundle.model_type][bundle.target]
-    check.require_provider(target)
-    libraries(bundle)
-    request = Request(
-        model=bundle.model,
-        target=bundle.target,
-        checkpoint=checkpoint,
-        revision=bundle.source.revision,
-        seed=bundle.source.seed if checkpoint is None else None,
-        head_files=head_files,
-        tokenizer=tokenizer,
-        weights="fp32" if bundle.weights == target.stores else bundle.weights,
-        calibration=_same_calibration(bundle, calibration),
-        activations=bundle.activations or 8,
-    )
-    with open_checkpoint(request) as (weights_folder, source):
-        _require_same(bundle, weights_folder, source.sha256)
-        family = MODELS[bundle.model_type]
-        path = model_folder(weights_folder) / "config.json"
-        config = parse_config(family.Config, read_json(path), path)
-        recipe = recipe_of(bundle, weights_folder)
-        lowering = _lowering(request, weights_folder, config, recipe, target, progress=progress)
-        expected = check.expect(weights_folder, recipe, lowering, progress=progress)
-        parity = _compare(bundle, expected, target.limits(config, GRIDS[request.activations]), progress=progress)
-    if bundle.parity is None and parity.passed:
-        writer.record(bundle, parity=parity)
-    return parity
-
-
-def require_same_weights(bundle: Bundle, checkpoint: Path, sha256: str | None = None) -> None:
-    """Raise CheckpointError: a bundle was made from other weights than those in a folder, of which this is the hash."""
-    if bundle.source.kind != "random":
-        _require_same(bundle, checkpoint, sha256 or checkpoint_sha256(checkpoint))
-
-
-def _require_same(bundle: Bundle, folder: Path, sha256: str | None) -> None:
-    if sha256 != bundle.source.sha256:
-        random = bundle.source.kind == "random" and sha256 is None
-        raise CheckpointError(
-            f"{folder}: expected the weights that {bundle.name} was made from (sha256 {bundle.source.sha256}), found "
-            f"others ({sha256}).\n"
-            f"    {'Give its heads with --head-files DIR' if random else 'Give their folder, or export these'}."
-        )
-
-
-def _same_calibration(bundle: Bundle, given: Texts | None) -> Texts | None:
-    """What a bundle was calibrated with. Raises CheckpointError: another file, or none, is given."""
-    for known in (calibrate.RANDOM_IDS, calibrate.NOTHING):
-        if bundle.calibration == known.described:
-            return known
-    found = given.described if given else None
-    if found != bundle.calibration:
-        raise CheckpointError(
-            f"{bundle.folder}: expected the calibration that it was exported with ({bundle.calibration or 'none'}), "
-            f"found {found or 'none'}.\n    Give the same file with --calibrate FILE."
-        )
-    return given
-
-
-def recipe_of(bundle: Bundle, checkpoint: Path | None = None) -> Recipe:
-    """The recipe that a bundle was exported with.
-
-    checkpoint  the folder of its weights, where modules stand between its pooling and its normalisation
-    """
-    pooling, *steps = bundle.pooling.split(THEN)
-    assert not steps or checkpoint
-    return Recipe(
-        pooling=pooling,
-        steps=read_modules(checkpoint).steps if steps and checkpoint else (),
-        normalize=bundle.normalized,
-        max_tokens=bundle.max_tokens,
-        prompts=dict(bundle.prompts),
-        lower_cased=bundle.lower_cased,
-        heads=tuple(bundle.outputs),
-        truncate_dim=bundle.truncate_dim,
-        similarity=bundle.similarity,
-    )
 
 
 def _check_name(target: str) -> None:

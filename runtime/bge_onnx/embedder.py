@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,17 @@ from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.hub import find_bundle
 from bge_onnx.embed.few_shot import FewShot
 from bge_onnx.embed.prefix import Prefix
+from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BundleError, InputError
-from bge_onnx.run.batches import Batch, plan_batches
-from bge_onnx.run.cuda import Outputs
 from bge_onnx.run.kernels import libraries
 from bge_onnx.run.session import Past, Session, devices_of
 from bge_onnx.run.threads import resolve_threads
 from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
 from bge_onnx.text.mcls import insert_cls
 from bge_onnx.text.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
-from bge_onnx.vectors.collect import collect
 from bge_onnx.vectors.embeddings import Embeddings, Vectors, Wanted, heads_of
-from bge_onnx.vectors.scores import (
-    EQUAL,
-    SCORED,
-    check_pairs,
-    check_weights,
-    chunks_of_pairs,
-    distinct,
-    score_pairs,
-    similarity,
-)
+from bge_onnx.vectors.pairs import SCORED, check_pairs, chunks_of_pairs, score_texts
+from bge_onnx.vectors.scores import EQUAL, check_weights, similarity
 
 DENSE = ("dense",)
 
@@ -266,25 +257,10 @@ class Embedder:
         pairs = check_pairs(pairs)
         tokenizer = self.tokenizer if max_tokens is None else self.tokenizer.with_max_tokens(max_tokens)
         chunks = chunks_of_pairs(pairs, max_tokens=tokenizer.max_tokens, width=self.bundle.dims.get("colbert", 1))
-        scored = [self._score(chunk, weights, max_tokens=max_tokens, progress=progress) for chunk in chunks]
+        queries = partial(self.embed_queries, heads=SCORED, max_tokens=max_tokens, progress=progress)
+        passages = partial(self.embed_passages, heads=SCORED, max_tokens=max_tokens, progress=progress)
+        scored = [score_texts(chunk, queries, passages, weights) for chunk in chunks]
         return {mode: np.concatenate([part[mode] for part in scored]) for mode in scored[0]}
-
-    def _score(
-        self,
-        pairs: Sequence[tuple[str, str]],
-        weights: Sequence[float],
-        *,
-        max_tokens: int | None,
-        progress: bool | None,
-    ) -> dict[str, Vectors]:
-        queries, query_of = distinct([query for query, _ in pairs])
-        passages, passage_of = distinct([passage for _, passage in pairs])
-        return score_pairs(
-            self.embed_queries(queries, heads=SCORED, max_tokens=max_tokens, progress=progress),
-            self.embed_passages(passages, heads=SCORED, max_tokens=max_tokens, progress=progress),
-            list(zip(query_of, passage_of, strict=True)),
-            weights,
-        )
 
     def with_prefix(self, prefix: str) -> Prefix:
         """A beginning that many texts share, computed once: an instruction, few-shot examples. Decoders only.
@@ -347,17 +323,4 @@ class Embedder:
         progress: bool | None = None,
     ) -> Embeddings:
         """What `embed` does when all is checked: token ids (T,) to vectors, behind the keys and values of a prefix."""
-        from tqdm import tqdm  # noqa: PLC0415 - a sixth of the package's import time
-
-        bundle = self.bundle
-        batches = plan_batches(token_ids, budget_tokens=budget_tokens, layout=bundle.layout, pad_id=bundle.pad_id)
-        silent = None if progress is None else not progress
-        names = [wanted.output(head, bundle) for head in wanted.heads]
-        with tqdm(total=len(token_ids), unit="text", disable=silent, delay=2, leave=False) as bar:
-
-            def counted() -> Iterator[tuple[Batch, Outputs]]:
-                for batch, arrays in self.session.run(batches, names, past):
-                    yield batch, arrays
-                    bar.update(len(batch.rows))
-
-            return collect(counted(), count=len(token_ids), bundle=bundle, wanted=wanted)
+        return vectors_of(self.bundle, self.session, token_ids, wanted, past, budget_tokens, progress=progress)

@@ -96,7 +96,7 @@ def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
 
     from bge_export.checkpoint import adapter
     from bge_export.evaluate import reference_cache, scoring
-    from bge_export.export import recipe_of, require_same_weights
+    from bge_export.recheck import recipe_of, require_same_weights
     from bge_onnx.text.examples import QUERY_TOKENS, Prompt
 
     with adapter.merged(checkpoint) as (whole, sha256):

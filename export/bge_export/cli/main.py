@@ -237,8 +237,8 @@ def check(
       bge-export check bge-small
       bge-export check my-bundle --checkpoint ./my-model --json
     """
-    from bge_export.export import check_bundle
     from bge_export.lowering.int8 import calibrate
+    from bge_export.recheck import check_bundle
 
     texts = calibrate.read(calibration) if calibration else None
     parity = check_bundle(bundle, checkpoint, head_files, tokenizer, texts, progress=sys.stderr.isatty())

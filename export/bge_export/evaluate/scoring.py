@@ -20,7 +20,8 @@ from bge_export.proof import reference
 from bge_export.proof.compare import Heads
 from bge_onnx import Embedder, similarity, top_k
 from bge_onnx.errors import InputError
-from bge_onnx.vectors.scores import SCORE_PAIRS, SCORED, colbert_score, distinct, hybrid, lexical_score
+from bge_onnx.vectors.pairs import SCORE_PAIRS, SCORED, distinct
+from bge_onnx.vectors.scores import colbert_score, hybrid, lexical_score
 
 Vectors = NDArray[np.float32]
 Places = NDArray[np.int64]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from bge_onnx.bundle.records import MANIFEST, NOT_IN_JSON, FileState, Manifest
 from bge_onnx.errors import BundleError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle(Manifest):
     """A bundle as it was when it was opened: its manifest, and what may be asked of it."""
+
+    __slots__ = ()
 
     @classmethod
     def open(cls, folder: str | Path, *, verify: bool = False) -> Bundle:

@@ -11,16 +11,8 @@ import numpy as np
 from bge_onnx.errors import InputError
 from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse
 from bge_onnx.vectors.embeddings import Embeddings, Vectors
-from bge_onnx.vectors.scores import (
-    SCORED,
-    check_pairs,
-    check_weights,
-    chunks_of_pairs,
-    colbert_scores,
-    distinct,
-    lexical_score,
-    score_pairs,
-)
+from bge_onnx.vectors.pairs import SCORED, check_pairs, chunks_of_pairs, distinct, score_pairs
+from bge_onnx.vectors.scores import check_weights, colbert_scores, lexical_score
 
 Weights = Mapping[str, float]
 
