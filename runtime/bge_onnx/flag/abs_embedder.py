@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -225,6 +226,14 @@ def _keep(model: AbsEmbedder, keywords: dict[str, Any]) -> None:
     for name in unknown:
         if not hasattr(type(model), name):
             setattr(model, name, keywords[name])
+
+
+ARGUMENTS = frozenset(inspect.signature(AbsEmbedder.__init__).parameters) - {"self"}
+
+
+def handed_on(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a constructor's `locals()` what `AbsEmbedder` takes."""
+    return {name: value for name, value in given.items() if name in ARGUMENTS}
 
 
 def first_set(name: str, value: int | None, default: int) -> int:

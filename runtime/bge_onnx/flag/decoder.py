@@ -7,7 +7,7 @@ from typing import Any
 
 from bge_onnx.embed.few_shot import FewShot
 from bge_onnx.errors import InputError
-from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse, require_numpy
+from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, handed_on, refuse, require_numpy
 from bge_onnx.flag.encoder import DenseEmbedder
 from bge_onnx.text.examples import EXAMPLE_FORMAT, QUERY_FORMAT, SUFFIX, Prompt, examples_text
 from bge_onnx.text.tokenizer import check_texts
@@ -19,15 +19,16 @@ class LastTokenEmbedder(DenseEmbedder):
 
     DEFAULT_POOLING_METHOD = "last_token"
 
-    def __init__(self, model_name_or_path: str, **arguments: Any) -> None:
+    def __init__(self, *, convert_to_numpy: bool, **arguments: Any) -> None:
         kwargs = arguments["kwargs"]
         if kwargs.pop("pooling_method", "last_token") != "last_token":
             raise ValueError("pooling_method: expected 'last_token' for a decoder")
-        require_numpy(arguments.pop("convert_to_numpy"))
-        super().__init__(model_name_or_path, pooling_method="last_token", **arguments)
+        require_numpy(convert_to_numpy)
+        super().__init__(pooling_method="last_token", **arguments)
         if not self.embedder.bundle.causal:
             raise InputError(
-                f"{model_name_or_path}: expected a bundle of a decoder, found one of {self.embedder.bundle.model_type}."
+                f"{self.model_name_or_path}: expected a bundle of a decoder, found one of "
+                f"{self.embedder.bundle.model_type}."
             )
 
 
@@ -58,22 +59,7 @@ class FlagLLMModel(LastTokenEmbedder):
         **kwargs: Any,
     ) -> None:
         del trust_remote_code  # a bundle holds no code
-        super().__init__(
-            model_name_or_path,
-            normalize_embeddings=normalize_embeddings,
-            use_fp16=use_fp16,
-            use_bf16=use_bf16,
-            query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format,
-            devices=devices,
-            cache_dir=cache_dir,
-            batch_size=batch_size,
-            query_max_length=query_max_length,
-            passage_max_length=passage_max_length,
-            convert_to_numpy=convert_to_numpy,
-            truncate_dim=truncate_dim,
-            kwargs=kwargs,
-        )
+        super().__init__(convert_to_numpy=convert_to_numpy, **handed_on(locals()))
 
 
 class FlagICLModel(LastTokenEmbedder):
@@ -106,22 +92,7 @@ class FlagICLModel(LastTokenEmbedder):
         **kwargs: Any,
     ) -> None:
         del trust_remote_code  # a bundle holds no code
-        super().__init__(
-            model_name_or_path,
-            normalize_embeddings=normalize_embeddings,
-            use_fp16=use_fp16,
-            use_bf16=use_bf16,
-            query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format,
-            devices=devices,
-            cache_dir=cache_dir,
-            batch_size=batch_size,
-            query_max_length=query_max_length,
-            passage_max_length=passage_max_length,
-            convert_to_numpy=convert_to_numpy,
-            truncate_dim=truncate_dim,
-            kwargs=kwargs,
-        )
+        super().__init__(convert_to_numpy=convert_to_numpy, **handed_on(locals()))
         self.suffix = suffix
         self.examples_for_task = examples_for_task
         self.examples_instruction_format = examples_instruction_format

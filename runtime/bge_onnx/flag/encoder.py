@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse, require_numpy
+from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, handed_on, refuse, require_numpy
 from bge_onnx.vectors.embeddings import Vectors
 
 
@@ -109,19 +109,4 @@ class FlagModel(DenseEmbedder):
     ) -> None:
         del trust_remote_code  # a bundle holds no code
         require_numpy(convert_to_numpy)
-        super().__init__(
-            model_name_or_path,
-            normalize_embeddings=normalize_embeddings,
-            use_fp16=use_fp16,
-            use_bf16=use_bf16,
-            query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format,
-            devices=devices,
-            pooling_method=pooling_method,
-            cache_dir=cache_dir,
-            batch_size=batch_size,
-            query_max_length=query_max_length,
-            passage_max_length=passage_max_length,
-            truncate_dim=truncate_dim,
-            kwargs=kwargs,
-        )
+        super().__init__(**handed_on(locals()))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bge_onnx.errors import InputError
-from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, refuse
+from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, AbsEmbedder, Devices, first_set, handed_on, refuse
 from bge_onnx.vectors.embeddings import Embeddings, Vectors
 from bge_onnx.vectors.pairs import SCORED, check_pairs, chunks_of_pairs, distinct, score_pairs
 from bge_onnx.vectors.scores import check_weights, colbert_scores, lexical_score
@@ -50,22 +50,7 @@ class BGEM3FlagModel(AbsEmbedder):
     ) -> None:
         del trust_remote_code  # a bundle holds no code
         kwargs.pop("convert_to_numpy", None)  # always numpy, in FlagEmbedding too
-        super().__init__(
-            model_name_or_path,
-            normalize_embeddings=normalize_embeddings,
-            use_fp16=use_fp16,
-            use_bf16=use_bf16,
-            query_instruction_for_retrieval=query_instruction_for_retrieval,
-            query_instruction_format=query_instruction_format,
-            devices=devices,
-            pooling_method=pooling_method,
-            cache_dir=cache_dir,
-            batch_size=batch_size,
-            query_max_length=query_max_length,
-            passage_max_length=passage_max_length,
-            truncate_dim=truncate_dim,
-            kwargs=kwargs,
-        )
+        super().__init__(**handed_on(locals()))
         self.return_dense = return_dense
         self.return_sparse = return_sparse
         self.return_colbert_vecs = return_colbert_vecs
