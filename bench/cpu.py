@@ -25,6 +25,7 @@ import bge_kernels
 import harness
 import quick
 from bench import Bench, gemm
+from summary import summaries
 from systems import BERT, M3, M3_REFERENCE, PEERS, REFERENCE, PeerError, System, make_ready, pins_of
 from tables import table
 from workloads import workloads
@@ -94,8 +95,8 @@ def measure(model: str, arguments: argparse.Namespace, folder: Path) -> list[dic
                 "gemm": {kind: max(before[kind], after[kind]) for kind in before},
                 "export": exports,
                 "startup_seconds": bench.start_up(),
-                "workloads": {plan.name: plan.facts for plan in plans},
-                "results": {**bench.results, **bench.memory},
+                "workloads": (facts := {plan.name: plan.facts for plan in plans}),
+                "results": {**summaries(bench.results, facts), **bench.memory},
                 **bench.errors,
                 "rounded": [system.name for system in bench.systems if system.rounded],
                 "peers": {system.name: pins_of(system.peer) for system in bench.systems},

@@ -6,6 +6,7 @@ import argparse
 import datetime as dt
 import json
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from typing import Any
 
 from bge_export.bundle import writer as bundle_writer
 from bge_onnx.run.threads import available_threads
+
+INNERMOST = re.compile(r"[\[{]\n[^\[\]{}]*[\]}]")
+LONGEST_LINE = 160
 
 
 def timed(command: Sequence[str]) -> dict[str, Any]:
@@ -142,16 +146,24 @@ def main(
         parser.error(f"{', '.join(missing)} needed")
     with tempfile.TemporaryDirectory(prefix="bge-bench-") as temporary:
         record = {"machine": machine(), **run(arguments, arguments.folder or Path(temporary))}
-    write(arguments.out, record)
+    write(arguments.out, record, table)
     print(table(record))
     return record
 
 
-def write(out: Path | None, record: dict[str, Any]) -> None:
-    """Keep results, if they are to be kept."""
+def write(out: Path | None, record: dict[str, Any], table: Callable[[dict[str, Any]], str] | None = None) -> None:
+    """Keep results, if they are to be kept: what holds no other list or object on one line, and the tables beside."""
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(record, indent=1) + "\n")
+        text = json.dumps(record, indent=1)
+        out.write_text(INNERMOST.sub(_on_one_line, text) + "\n")
+        if table:
+            out.with_suffix(".md").write_text(table(record) + "\n")
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    line = re.sub(r"\n\s*", " ", found.group())
+    return line if len(line) <= LONGEST_LINE else found.group()
 
 
 def new_parser(description: str | None) -> argparse.ArgumentParser:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from bge_export.lowering.int8 import calibrate
 from bge_export.lowering.int8.operators import LINEAR, PASSES, Operators
 from bge_export.request import Request
 from operators import cases, compared
+from summary import summaries
 from systems import REFERENCE, System, make_ready
 from tables import model_table
 from workloads import Workload, lognormal, measured, texts, words_of
@@ -79,8 +79,8 @@ def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dic
                 "threads": threads,
                 "export": {},
                 "startup_seconds": bench.start_up(),
-                "workloads": {plan.name: plan.facts for plan in plans},
-                "results": {**bench.results, **bench.memory},
+                "workloads": (facts := {plan.name: plan.facts for plan in plans}),
+                "results": {**summaries(bench.results, facts), **bench.memory},
                 **bench.errors,
                 "rounded": [system.name for system in systems if system.rounded],
             }
@@ -147,7 +147,7 @@ def gains(model: dict[str, Any]) -> list[str]:
     """How much faster than the first variant, by workload."""
     plain, *others = model["rounded"]
     medians = {
-        name: {system: statistics.median([sum(run) for run in runs]) for system, runs in model["results"][name].items()}
+        name: {system: found["round_seconds"] for system, found in model["results"][name].items()}
         for name in model["workloads"]
     }
     rows = [[name, *(f"{by[plain] / by[other]:.2f}" for other in others)] for name, by in medians.items()]

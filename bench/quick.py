@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -57,11 +56,11 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace, Pat
 
 def ratios(model: Mapping[str, Any]) -> dict[tuple[str, str], float]:
     """PyTorch's median seconds over ours, by workload and system."""
-    found = {}
+    found: dict[tuple[str, str], float] = {}
     for name in WORKLOADS:
         by_system = model["results"].get(name, {})
         if PEER in by_system:
-            medians = {system: statistics.median(map(sum, rounds)) for system, rounds in by_system.items()}
+            medians = {system: one["round_seconds"] for system, one in by_system.items()}
             found |= {(name, system): medians[PEER] / medians[system] for system in OURS if system in medians}
     return found
 

@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from tabulate import tabulate
 
 import harness
@@ -49,18 +48,11 @@ def speed_rows(model: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def speed(workload: Mapping[str, Any], rounds: Sequence[Sequence[float]]) -> str:
-    seconds = median(rounds, single=workload["single"])
+def speed(workload: Mapping[str, Any], found: Mapping[str, float]) -> str:
+    """A cell: tokens/s with the rounds' spread, or of single texts milliseconds with the 95th percentile."""
     if workload["single"]:
-        times = [1e3 * second for run in rounds for second in run]
-        return f"{1e3 * seconds:.1f} ({np.percentile(times, 95):.1f})"
-    totals = [sum(run) for run in rounds]
-    return f"{workload['tokens'] / seconds:.0f} ({(max(totals) - min(totals)) / seconds:.0%})"
-
-
-def median(rounds: Sequence[Sequence[float]], *, single: bool) -> float:
-    """Seconds of one text, or of the workload."""
-    return statistics.median([second for run in rounds for second in run] if single else map(sum, rounds))
+        return f"{1e3 * found['seconds']:.1f} ({1e3 * found['p95_seconds']:.1f})"
+    return f"{workload['tokens'] / found['seconds']:.0f} ({found['spread']:.0%})"
 
 
 def ratio_rows(model: dict[str, Any]) -> list[list[str]]:
@@ -71,7 +63,7 @@ def ratio_rows(model: dict[str, Any]) -> list[list[str]]:
         cells: dict[str, list[str]] = {key: [] for key in ("over the fastest peer", "over our float32", "of GEMM peak")}
         for name, workload in model["workloads"].items():
             by_system = model["results"][name]
-            medians = {one: median(by_system[one], single=workload["single"]) for one in model["startup_seconds"]}
+            medians = {one: by_system[one]["seconds"] for one in model["startup_seconds"]}
             found = (*ratios(system, medians, rounded), share(model, workload, system, medians[system]))
             for key, cell in zip(cells, found, strict=True):
                 cells[key].append(cell)

@@ -329,7 +329,7 @@ def test_one_of_many_threads_wins(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from bge_export.folder import atomic_folder
+from bge_export.bundle.folder import atomic_folder
 with atomic_folder(Path(sys.argv[1]), size_bytes=10) as partial:
     (partial / "model.onnx_data").write_text("begun")
     print("ready", flush=True)
@@ -409,8 +409,8 @@ FILL = """
 import json, resource, sys
 from pathlib import Path
 import torch
-from bge_export import hub
-from bge_export.checkpoint import Options
+from bge_export.checkpoint import hub
+from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.request import Request
 torch.set_num_threads(1)

@@ -68,7 +68,7 @@ def test_a_name_of_250_bytes(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from bge_onnx.replace import new_folder, replacing
+from bge_onnx.files.replace import new_folder, replacing
 kind = {"file": replacing, "folder": new_folder}[sys.argv[1]]
 with kind(Path(sys.argv[2])) as partial:
     if partial.is_dir():

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from bge_onnx import Bundle, Embedder
-from bge_onnx.bundle.bundle import FORMAT_VERSION, MANIFEST
 from bge_onnx.bundle.manifest import sealed
+from bge_onnx.bundle.records import FORMAT_VERSION, MANIFEST
 from faults.outcomes import Child, Outcomes, ended
 
 TEXTS = ["what is BM25?", "Tea is a drink. " * 300, ""]
