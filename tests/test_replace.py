@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from threading import Timer
 
 import pytest
+from filelock import FileLock
 
 from bge_onnx.files import replace
 from bge_onnx.files.replace import new_folder, put_folder, replacing, restore
@@ -173,3 +175,15 @@ def test_locks_of_killed_processes_are_removed(tmp_path):
     with replacing(tmp_path / "x.npz") as partial:
         partial.write_text("new")
     assert names(tmp_path) == [".x.npz.mine.lock", "x.npz"]
+
+
+def test_a_cleaner_that_takes_a_new_lock_for_an_old_one(tmp_path, monkeypatch):
+    """Another writer may hold the lock of a file that is only beginning to be written: it is waited for."""
+    monkeypatch.setattr(replace, "partial_of", lambda path: path.with_name(f".{path.name}.0123abcd.partial"))
+    monkeypatch.setattr(replace, "remove_abandoned", lambda _: None)
+    lock = FileLock(tmp_path / ".x.npz.0123abcd.lock")
+    lock.acquire()
+    Timer(0.2, lock.release).start()
+    with replacing(tmp_path / "x.npz") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "x.npz").read_text() == "new"

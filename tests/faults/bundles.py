@@ -122,7 +122,7 @@ def change_open_files(bundle: Path, other: Path, folder: Path, count: int, seed:
         change(copy, link, other)
         (folder / f"{copy.name}.changed").touch()
         outcome, example = child.end()
-        if outcome == f"signal {signal.SIGBUS:d}" and change is _cut:
+        if outcome == f"signal {signal.SIGBUS:d}" and change in (_cut, _overwrite):  # copying over a file cuts it first
             outcome = CUT_IN_A_RUN
         outcomes.add(outcome, f"{name}: {example}")
         shutil.rmtree(copy, ignore_errors=True)

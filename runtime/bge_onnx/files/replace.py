@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 PARTIAL, FINISHED, UNFINISHED, LOCK = ".partial", ".finished", ".unfinished", ".lock"
+WAIT_S = 10  # a cleaner may take a new lock for an old one, and lets it go at once
 AT_FDCWD = -100  # Linux: paths are relative to the working directory
 NO_REPLACE, EXCHANGE = 1, 2  # flags of Linux's renameat2
 RENAME_EXCL, RENAME_SWAP = 4, 2  # flags of macOS's renamex_np
@@ -35,7 +36,7 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     path = path.absolute()
     remove_abandoned(path)
     partial = partial_of(path)
-    with _held(partial):
+    with _held(partial, wait_s=WAIT_S):
         try:
             with partial.open("xb"):
                 pass
@@ -67,10 +68,13 @@ def partial_of(path: Path) -> Path:
 
 
 @contextmanager
-def _held(partial: Path) -> Iterator[None]:
-    """Hold the lock that tells a partial file that is being written from one that was left behind."""
+def _held(partial: Path, *, wait_s: float = 0) -> Iterator[None]:
+    """Hold the lock that tells a partial file that is being written from one that was left behind.
+
+    Raises Timeout: another process holds it for longer than `wait_s` seconds.
+    """
     partial.parent.stat()  # filelock would make the folder
-    lock = FileLock(lock_of(partial), timeout=0)
+    lock = FileLock(lock_of(partial), timeout=wait_s)
     with lock:
         try:
             yield
@@ -108,7 +112,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     remove_abandoned(path)
     partial = partial_of(path)
-    with _held(partial):
+    with _held(partial, wait_s=WAIT_S):
         try:
             partial.mkdir()
             yield partial
