@@ -181,7 +181,7 @@ def test_a_cleaner_that_takes_a_new_lock_for_an_old_one(tmp_path, monkeypatch):
     """Another writer may hold the lock of a file that is only beginning to be written: it is waited for."""
     monkeypatch.setattr(replace, "partial_of", lambda path: path.with_name(f".{path.name}.0123abcd.partial"))
     monkeypatch.setattr(replace, "remove_abandoned", lambda _: None)
-    lock = FileLock(tmp_path / ".x.npz.0123abcd.lock")
+    lock = FileLock(tmp_path / ".x.npz.0123abcd.lock", thread_local=False)
     lock.acquire()
     Timer(0.2, lock.release).start()
     with replacing(tmp_path / "x.npz") as partial:
