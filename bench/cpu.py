@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 import bge_kernels
 import harness
 import quick
-from bench import Bench, gemm
+from side_by_side import Bench, gemm
 from summary import summaries
 from systems import BERT, M3, M3_REFERENCE, PEERS, REFERENCE, PeerError, System, make_ready, pins_of
 from tables import table

@@ -25,13 +25,13 @@ from tokenizers import Tokenizer
 import bge_kernels
 import cpu
 import harness
-from bench import Bench
 from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.lowering.int8 import calibrate
 from bge_export.lowering.int8.operators import LINEAR, PASSES, Operators
 from bge_export.request import Request
 from operators import cases, compared
+from side_by_side import Bench
 from summary import summaries
 from systems import REFERENCE, System, make_ready
 from tables import model_table

@@ -111,7 +111,7 @@ def load(variant, folder, threads):
 def bench_of(folder, monkeypatch, *variants):
     """A bench of fake systems, the first of which is the reference."""
     import systems
-    from bench import Bench
+    from side_by_side import Bench
 
     (folder / "fake").mkdir()
     (folder / "fake/adapter.py").write_text(PEER)
