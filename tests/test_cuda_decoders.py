@@ -18,7 +18,7 @@ from bge_onnx import CheckpointError, Embedder, ProviderError
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.run.cuda import CUDA, Device
 from bge_onnx.run.onnx_runtime import ort
-from bge_onnx.vectors.embeddings import Wanted
+from bge_onnx.vectors.embeddings import VectorOptions
 from cuda_kernels import types_of
 from test_decoders import CONFIGS, write_decoder
 from tiny import store_weights
@@ -63,7 +63,7 @@ def test_whole_texts_are_pytorchs(monkeypatch, kind, checkpoint, tmp_path, lower
     whole = embedder.embed_token_ids([ids]).dense
     prefix = Prefix.of_token_ids(embedder, "", ids[:20])
     assert prefix.past is None
-    np.testing.assert_array_equal(prefix.embed_whole([ids], Wanted()).dense, whole)
+    np.testing.assert_array_equal(prefix.embed_whole([ids], VectorOptions()).dense, whole)
     texts = [np.arange(4, 4 + length) for length in (1, 30, 8, 17, 9)]  # one batch, padded on the right
     alone = np.concatenate([embedder.embed_token_ids([text]).dense for text in texts])
     np.testing.assert_allclose(embedder.embed_token_ids(texts).dense, alone, atol=2e-6)

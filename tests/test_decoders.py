@@ -21,7 +21,7 @@ from bge_export.request import Request
 from bge_onnx import CheckpointError, Embedder, InputError
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.run.session import Session
-from bge_onnx.vectors.embeddings import Wanted
+from bge_onnx.vectors.embeddings import VectorOptions
 from tiny import edit_json, read_weights, store_weights
 
 WINDOW = 8
@@ -226,7 +226,7 @@ def test_texts_that_share_a_part_of_the_prefix(embedder):
     """Keys and values of the shared tokens alone are used, whatever part of the prefix that is."""
     (ids,) = token_ids(1, 20)
     texts = [np.concatenate([ids[:shared], [291, 292, 293]]) for shared in (0, 1, 7, 12, 19, 20)]
-    found = Prefix.of_token_ids(embedder, "", ids).embed_whole(texts, Wanted()).dense
+    found = Prefix.of_token_ids(embedder, "", ids).embed_whole(texts, VectorOptions()).dense
     np.testing.assert_allclose(found, embedder.embed_token_ids(texts).dense, atol=2e-6)
 
 
@@ -288,6 +288,6 @@ def test_rounded_weights_give_the_same_bits_in_any_batch(tmp_path, bits):
     np.testing.assert_array_equal(together, alone)
     whole = [np.concatenate([texts[-1], text]) for text in texts]
     prefix = Prefix.of_token_ids(embedder, "", texts[-1])
-    found = prefix.embed_whole(whole, Wanted()).dense
+    found = prefix.embed_whole(whole, VectorOptions()).dense
     cosines = np.einsum("nd,nd->n", found, embedder.embed_token_ids(whole).dense)
     assert cosines.min() > 0.9999

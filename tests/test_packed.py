@@ -27,7 +27,7 @@ from bge_export.request import Request
 from bge_onnx import Embedder, ProviderError
 from bge_onnx.run.batches import plan_batches
 from bge_onnx.run.cuda import CUDA, REPLAY_TEXTS, REPLAY_TOKENS, Device
-from bge_onnx.run.feeds import packed_feeds
+from bge_onnx.run.device_inputs import packed_inputs
 from cuda_kernels import types_of
 
 LENGTHS = (1, 2, 7, 19, 33, 19, 60)
@@ -203,7 +203,7 @@ def test_what_cuda_gets(m3_checkpoint, m3, tmp_path, target, limit, dense_alone)
     onnx.checker.check_model(bundle.folder / bundle.graph)
     ids = texts(100, pad=1)
     (batch,) = plan_batches(ids, layout="packed", pad_id=1)
-    feeds = packed_feeds(batch, last=False, dense_alone=dense_alone, pad_id=1)
+    feeds = packed_inputs(batch, last=False, dense_alone=dense_alone, pad_id=1)
     evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
     outputs = dict(zip(evaluator.output_names, evaluator.run(None, feeds), strict=True))
     wanted = m3.embed_token_ids([ids[row] for row in batch.rows], heads=("dense", "colbert"))

@@ -10,7 +10,7 @@ from bge_export.checkpoint.recipe import Recipe
 from bge_export.lowering.int8 import calibrate
 from bge_export.lowering.targets import TARGETS, Target
 from bge_export.models.families import MODELS
-from bge_export.models.wanted import Wanted
+from bge_export.models.graph_outputs import GraphOutputs
 from bge_export.request import Request
 from bge_kernels import NAME
 from bge_onnx import Bundle
@@ -22,11 +22,11 @@ THEN = " then "
 """Between pooling and what follows it, in a manifest."""
 
 
-def wanted_of(recipe: Recipe, target: Target) -> Wanted:
+def graph_outputs_of(recipe: Recipe, target: Target) -> GraphOutputs:
     """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
     mcls = recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls" and not recipe.steps
     more = recipe.heads != (FIRST,) or mcls
-    return Wanted(
+    return GraphOutputs(
         pooling=recipe.pooling,
         normalize=recipe.normalize,
         steps=recipe.steps,
@@ -42,7 +42,7 @@ def wanted_of(recipe: Recipe, target: Target) -> Wanted:
 def describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:
     """The bundle's manifest without what is known only when it is written."""
     target, entry = TARGETS[model_type][request.target], catalog.find(request.model)
-    wanted = wanted_of(recipe, target)
+    wanted = graph_outputs_of(recipe, target)
     twice = wanted.raw and recipe.normalize
     return Bundle(
         folder=Path(),

@@ -19,7 +19,7 @@ from bge_export.checkpoint.modules import Dense, weight_shapes, width_of
 from bge_export.checkpoint.recipe import Recipe, read_recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer, require_tokens
 from bge_export.checkpoint.weights import Weights
-from bge_export.describe import describe, wanted_of
+from bge_export.describe import describe, graph_outputs_of
 from bge_export.graph.pooling import Pooling
 from bge_export.lowering import half
 from bge_export.lowering.int8 import calibrate
@@ -130,7 +130,7 @@ def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, loweri
     """The graph of a checkpoint, lowered; its weights are read when it is written."""
     family = MODELS[config.required["model_type"]]
     weights = _weights(checkpoint, family.prefix, recipe)
-    model: ir.Model = family.build(config, weights, wanted_of(recipe, target))
+    model: ir.Model = family.build(config, weights, graph_outputs_of(recipe, target))
     lower(model, lowering.swaps)
     if lowering.finish:
         lowering.finish(model)

@@ -18,12 +18,12 @@ from bge_onnx.embed.prefix import Prefix
 from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BundleError, InputError
 from bge_onnx.run.kernels import libraries
-from bge_onnx.run.session import Past, Session, devices_of
+from bge_onnx.run.session import KeysValues, Session, devices_of
 from bge_onnx.run.threads import resolve_threads
 from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
 from bge_onnx.text.mcls import insert_cls
 from bge_onnx.text.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
-from bge_onnx.vectors.embeddings import Embeddings, Vectors, Wanted, heads_of
+from bge_onnx.vectors.embeddings import Embeddings, VectorOptions, Vectors, heads_of
 from bge_onnx.vectors.pairs import SCORED, check_pairs, chunks_of_pairs, score_texts
 from bge_onnx.vectors.scores import EQUAL, check_weights, similarity
 
@@ -142,7 +142,7 @@ class Embedder:
         Raises InputError: texts that are no strings (their index is named), a head that the bundle has not, a limit out
         of range.
         """
-        wanted = Wanted(heads=heads_of(heads), normalize=normalize, truncate_dim=truncate_dim, mcls=mcls)
+        wanted = VectorOptions(heads=heads_of(heads), normalize=normalize, truncate_dim=truncate_dim, mcls=mcls)
         wanted.check(self.bundle)
         tokenizer = self.tokenizer if max_tokens is None else self.tokenizer.with_max_tokens(max_tokens)
         token_ids = tokenizer.encode(texts, prompt=prompt)
@@ -162,7 +162,7 @@ class Embedder:
 
         Raises InputError: an empty sequence, one longer than the model's limit, or ids outside the vocabulary.
         """
-        wanted = Wanted(heads=heads_of(heads))
+        wanted = VectorOptions(heads=heads_of(heads))
         wanted.check(self.bundle)
         vocabulary = self.tokenizer.backend.get_vocab_size()
         checked = check_token_ids(token_ids, limit=self.bundle.max_tokens, vocabulary=vocabulary)
@@ -178,7 +178,7 @@ class Embedder:
     ) -> Embeddings:
         """Vectors of search queries, with the model's own query instruction in front; of bge-en-icl without a task."""
         if self.takes_examples:
-            wanted = Wanted(heads=heads_of(heads))
+            wanted = VectorOptions(heads=heads_of(heads))
             wanted.check(self.bundle)
             limit = QUERY_TOKENS if max_tokens is None else max_tokens
             token_ids = Prompt().token_ids(self.tokenizer, queries, max_tokens=limit)
@@ -316,9 +316,9 @@ class Embedder:
     def run(
         self,
         token_ids: Sequence[NDArray[np.int64]],
-        wanted: Wanted,
+        wanted: VectorOptions,
         *,
-        past: Past | None = None,
+        past: KeysValues | None = None,
         budget_tokens: int | None = None,
         progress: bool | None = None,
     ) -> Embeddings:

@@ -21,9 +21,9 @@ import onnx_ir as ir
 from bge_export.checkpoint.weights import Array, Shape, Weights
 from bge_export.graph.ops import Attributes, Graph
 from bge_export.models.decoder_config import Sizes
-from bge_export.models.decoder_tokens import Outputs, Prefixed, Tokens, Whole
+from bge_export.models.decoder_inputs import DecoderInputs, Outputs, Prefixed, Whole
 from bge_export.models.family import Family, RandomTokenizer
-from bge_export.models.wanted import Wanted
+from bge_export.models.graph_outputs import GraphOutputs
 
 NO_WINDOW = 1 << 31
 
@@ -77,7 +77,7 @@ class Decoder:
     layout: Layout
     weights: Weights
 
-    def build(self, wanted: Wanted) -> ir.Model:
+    def build(self, wanted: GraphOutputs) -> ir.Model:
         """The whole model, from input_ids (B, T) int64 and what `Prefixed` or `Whole` adds."""
         config, graph = self.config, self.graph
         input_ids = graph.input("input_ids", ["B", "T"])
@@ -94,7 +94,7 @@ class Decoder:
             outputs["dense"] = (last, ["B", config.hidden_size])
         return graph.finish(outputs | tokens.outputs())
 
-    def layer(self, number: int, hidden: ir.Value, tokens: Tokens) -> ir.Value:
+    def layer(self, number: int, hidden: ir.Value, tokens: DecoderInputs) -> ir.Value:
         """Layer `number` of `hidden` (B, T, D): the next hidden states, of the last layer those of the last token."""
         module, layout, graph = f"layers.{number}", self.layout, self.graph
         last = number == self.config.num_hidden_layers - 1
@@ -192,7 +192,7 @@ def decoder_family(
     """A family of decoders: its configuration, and how a layer of it is put together."""
     model_type = config.required["model_type"]
 
-    def build(sizes: Any, weights: Weights, wanted: Wanted) -> ir.Model:
+    def build(sizes: Any, weights: Weights, wanted: GraphOutputs) -> ir.Model:
         return Decoder(Graph(model_type), sizes, layout_of(sizes), weights).build(wanted)
 
     return Family(

@@ -18,9 +18,9 @@ from bge_export.checkpoint.heads import width_of as width_of_head
 from bge_export.checkpoint.modules import Normalize, Step, width_of
 from bge_export.checkpoint.weights import Array, Shape, Weights
 from bge_export.graph.ops import Graph
+from bge_export.models.encoder_inputs import EncoderInputs, Packed, Padded
 from bge_export.models.family import Family, RandomTokenizer
-from bge_export.models.tokens import Packed, Padded, Tokens
-from bge_export.models.wanted import Wanted
+from bge_export.models.graph_outputs import GraphOutputs
 from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import CheckpointError
 
@@ -80,7 +80,7 @@ def encoder_family(
     """
     model_type = config.required["model_type"]
 
-    def build(sizes: Sizes, weights: Weights, wanted: Wanted) -> ir.Model:
+    def build(sizes: Sizes, weights: Weights, wanted: GraphOutputs) -> ir.Model:
         encoder = Encoder.of(model_type, sizes, weights, wanted)
         return encoder.build(pad_id=sizes.pad_token_id if past_padding else None)
 
@@ -136,11 +136,11 @@ class Encoder:
     graph: Graph
     config: Sizes
     weights: Weights
-    wanted: Wanted
-    tokens: Tokens
+    wanted: GraphOutputs
+    inputs: EncoderInputs
 
     @classmethod
-    def of(cls, name: str, config: Sizes, weights: Weights, wanted: Wanted) -> Encoder:
+    def of(cls, name: str, config: Sizes, weights: Weights, wanted: GraphOutputs) -> Encoder:
         """An empty graph with the inputs of its texts: (B, T) int64 and a mask, or packed (`wanted.packed`)."""
         graph = Graph(name)
         return cls(graph, config, weights, wanted, (Packed if wanted.packed else Padded)(graph, wanted))
@@ -159,26 +159,26 @@ class Encoder:
             return table
 
         table = self.graph.weight(self.weights.lazy_rows(name, rows))
-        return self.graph.call("lookup", "embeddings.word_embeddings", self.tokens.ids, table)
+        return self.graph.call("lookup", "embeddings.word_embeddings", self.inputs.ids, table)
 
     def build(self, *, pad_id: int | None = None) -> ir.Model:
         """The whole model; `pad_id` where positions count past the padding id. Outputs are float32."""
-        tokens, wanted, width = self.tokens, self.wanted, self.config.hidden_size
+        inputs, wanted, width = self.inputs, self.wanted, self.config.hidden_size
         positions = self.weight("embeddings.position_embeddings.weight")
-        summed = tokens.embed(self.words(), positions, pad_id)
+        summed = inputs.embed(self.words(), positions, pad_id)
         hidden = self.layer_norm("embeddings.LayerNorm", summed)
         last = self.config.num_hidden_layers - 1
         for number in range(last):
             hidden = self.layer(number, hidden, hidden)
-        states = self.layer(last, tokens.before_last(hidden), hidden, last=True)
+        states = self.layer(last, inputs.before_last(hidden), hidden, last=True)
         outputs: Outputs = {}
         in_float = self.to_float("pooling", states)
-        pooled = tokens.pooled(in_float)
+        pooled = inputs.pooled(in_float)
         for step in wanted.steps:
             pooled = self.step(step, pooled)
         self._add(outputs, "dense", pooled, ["B", width_of(width, wanted.pooling, wanted.steps)])
         if wanted.token_states:
-            outputs["token_states"] = (in_float, [*tokens.state_axes, width])
+            outputs["token_states"] = (in_float, [*inputs.state_axes, width])
             self._add_heads(outputs, states)
         return self.graph.finish(outputs)
 
@@ -211,14 +211,14 @@ class Encoder:
         """A weight of each token, not below 0."""
         module = LINEARS[head].module
         scores = self.to_float(module, self.linear(module, states))
-        outputs[head] = (self.graph.call("sparse_weights", module, scores), self.tokens.state_axes)
+        outputs[head] = (self.graph.call("sparse_weights", module, scores), self.inputs.state_axes)
 
     def rows_head(self, outputs: Outputs, head: str, states: ir.Value) -> None:
         """A vector of each token."""
         module = LINEARS[head].module
-        rows = self.linear(module, self.tokens.before_rows(module, states))
-        rows = self.tokens.masked_rows(module, self.to_float(module, rows))
-        self._add(outputs, head, rows, [*self.tokens.row_axes, width_of_head(head, self.weights)])
+        rows = self.linear(module, self.inputs.before_rows(module, states))
+        rows = self.inputs.masked_rows(module, self.to_float(module, rows))
+        self._add(outputs, head, rows, [*self.inputs.row_axes, width_of_head(head, self.weights)])
 
     def _add(self, outputs: Outputs, head: str, vectors: ir.Value, shape: list[int | str]) -> None:
         """Add a head's vectors, normalised where `wanted` says so, and beside them as they are where it wants both."""
@@ -242,9 +242,9 @@ class Encoder:
         ]
         heads = self.config.num_attention_heads
         head_width = self.config.hidden_size // heads
-        context = self.tokens.attention(f"{module}.attention.self", inputs, heads, head_width)
+        context = self.inputs.attention(f"{module}.attention.self", inputs, heads, head_width)
         if last:
-            context, queries = self.tokens.after_attention(context), self.tokens.after_attention(queries)
+            context, queries = self.inputs.after_attention(context), self.inputs.after_attention(queries)
         attended = self.linear(f"{module}.attention.output.dense", context)
         attended = self.graph.call("residual", f"{module}.attention.output", attended, queries)
         attended = self.layer_norm(f"{module}.attention.output.LayerNorm", attended)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from bge_export.checkpoint.weights import Shape, Weights
-from bge_export.models.wanted import Wanted
+from bge_export.models.graph_outputs import GraphOutputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Family:
     harmless_weights: tuple[str, ...]
     weight_shapes: Callable[[Any], dict[str, Shape]]
     position_limit: Callable[[Any], int]
-    build: Callable[[Any, Weights, Wanted], ir.Model]
+    build: Callable[[Any, Weights, GraphOutputs], ir.Model]
     causal: bool
     tokenizer: RandomTokenizer
     half: Literal["float16", "bfloat16"] = "float16"

@@ -20,7 +20,7 @@ from bge_onnx import BundleError, Embedder
 from bge_onnx.bundle.records import HeadParity, Measure, Parity
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.errors import BgeError
-from bge_onnx.vectors.embeddings import Wanted
+from bge_onnx.vectors.embeddings import VectorOptions
 
 SHORT_TOKENS = 512
 REPLAYED = (1, 3, 8)
@@ -140,7 +140,7 @@ def _other_ways(
         for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
             ids = token_ids[index]
             prefix = Prefix.of_token_ids(embedder, "", ids[: len(ids) // 2])
-            yield [index], prefix.embed_whole([ids], Wanted()).dense
+            yield [index], prefix.embed_whole([ids], VectorOptions()).dense
 
 
 def cosine_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:

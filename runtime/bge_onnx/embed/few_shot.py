@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bge_onnx.embed.prefix import Prefix, Runner, shared_length
 from bge_onnx.text.examples import QUERY_TOKENS, Prompt
 from bge_onnx.text.tokenizer import windows
-from bge_onnx.vectors.embeddings import Embeddings, Wanted
+from bge_onnx.vectors.embeddings import Embeddings, VectorOptions
 
 STREAM_QUERIES = 256
 """Queries that a stream holds at a time."""
@@ -50,7 +50,7 @@ class FewShot:
         The other arguments are those of `Embedder.embed`.
         Raises InputError: no strings, no room for a query, examples and query longer than the model's limit.
         """
-        wanted = Wanted(normalize=normalize, truncate_dim=truncate_dim)
+        wanted = VectorOptions(normalize=normalize, truncate_dim=truncate_dim)
         wanted.check(self.embedder.bundle)
         token_ids = self.prompt.token_ids(self.embedder.tokenizer, queries, max_tokens=max_tokens)
         return self.prefix.embed_whole(token_ids, wanted, progress=progress)

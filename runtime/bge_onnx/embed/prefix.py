@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import InputError
-from bge_onnx.run.session import Past, Session
+from bge_onnx.run.session import KeysValues, Session
 from bge_onnx.text.tokenizer import Tokenizer
-from bge_onnx.vectors.embeddings import Embeddings, Wanted
+from bge_onnx.vectors.embeddings import Embeddings, VectorOptions
 
 Ids = NDArray[np.int64]
 
@@ -35,9 +35,9 @@ class Runner(Protocol):
     def run(
         self,
         token_ids: Sequence[Ids],
-        wanted: Wanted,
+        wanted: VectorOptions,
         *,
-        past: Past | None = None,
+        past: KeysValues | None = None,
         budget_tokens: int | None = None,
         progress: bool | None = None,
     ) -> Embeddings:
@@ -61,7 +61,7 @@ class Prefix:
     embedder: Runner
     text: str
     token_ids: Ids
-    past: Past | None
+    past: KeysValues | None
 
     @classmethod
     def make(cls, embedder: Runner, text: str) -> Prefix:
@@ -98,7 +98,7 @@ class Prefix:
         The other arguments and the errors are those of `Embedder.embed`.
         """
         embedder = self.embedder
-        wanted = Wanted(normalize=normalize, truncate_dim=truncate_dim)
+        wanted = VectorOptions(normalize=normalize, truncate_dim=truncate_dim)
         wanted.check(embedder.bundle)
         tokenizer = embedder.tokenizer if max_tokens is None else embedder.tokenizer.with_max_tokens(max_tokens)
         token_ids = tokenizer.encode(texts, prompt=self.text)
@@ -107,7 +107,7 @@ class Prefix:
     def embed_whole(
         self,
         token_ids: Sequence[Ids],
-        wanted: Wanted,
+        wanted: VectorOptions,
         *,
         budget_tokens: int | None = None,
         progress: bool | None = None,

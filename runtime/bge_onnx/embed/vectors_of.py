@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.run.batches import Batch, plan_batches
 from bge_onnx.run.cuda import Outputs
-from bge_onnx.run.session import Past, Session
+from bge_onnx.run.session import KeysValues, Session
 from bge_onnx.vectors.collect import collect
-from bge_onnx.vectors.embeddings import Embeddings, Wanted
+from bge_onnx.vectors.embeddings import Embeddings, VectorOptions
 
 
 def vectors_of(
     bundle: Bundle,
     session: Session,
     token_ids: Sequence[NDArray[np.int64]],
-    wanted: Wanted,
-    past: Past | None,
+    wanted: VectorOptions,
+    past: KeysValues | None,
     budget_tokens: int | None,
     *,
     progress: bool | None,

@@ -28,7 +28,7 @@ from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.targets import facts_of
 from bge_onnx.errors import ProviderError, first_line
 from bge_onnx.run.batches import Batch
-from bge_onnx.run.feeds import packed_feeds, whole_feeds
+from bge_onnx.run.device_inputs import packed_inputs, whole_inputs
 from bge_onnx.run.onnx_runtime import ort
 from bge_onnx.run.recording import Feeds, Recording
 
@@ -229,10 +229,10 @@ class Device:
 
     def _ready(self, batch: Batch, *, dense_alone: bool) -> Ready:
         if not batch.packed:
-            return Ready(batch, self._taken(whole_feeds(batch)), None)
+            return Ready(batch, self._taken(whole_inputs(batch)), None)
         size = replay_size(batch) if dense_alone and self.recorded else None
         full, longest = (filled_up(batch, *size), size[0]) if size else (batch, None)
-        feeds = packed_feeds(full, last=self.last, dense_alone=dense_alone, pad_id=self.pad_id, longest=longest)
+        feeds = packed_inputs(full, last=self.last, dense_alone=dense_alone, pad_id=self.pad_id, longest=longest)
         return Ready(batch, self._taken(feeds), size)
 
     def _run(self, ready: Ready, names: Sequence[str]) -> Outputs:

@@ -38,17 +38,17 @@ the peak higher; an arena that grows by what is asked for (kSameAsRequested) hel
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Past:
+class KeysValues:
     """Keys and values (layers, key-value heads, P, head width) float32 of P tokens that texts begin with."""
 
     keys: NDArray[np.float32]
     values: NDArray[np.float32]
 
-    def first(self, tokens: int) -> Past:
+    def first(self, tokens: int) -> KeysValues:
         """Those of the first `tokens` tokens, which do not depend on the others."""
         if tokens == self.keys.shape[2]:
             return self
-        return Past(*(np.ascontiguousarray(cache[:, :, :tokens]) for cache in (self.keys, self.values)))
+        return KeysValues(*(np.ascontiguousarray(cache[:, :, :tokens]) for cache in (self.keys, self.values)))
 
     @property
     def nbytes(self) -> int:
@@ -74,7 +74,7 @@ class Session:
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def run(
-        self, batches: Sequence[Batch], names: Sequence[str], past: Past | None = None
+        self, batches: Sequence[Batch], names: Sequence[str], past: KeysValues | None = None
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Each batch with the graph outputs `names`, as they get ready; `past` stands in front of every text.
 
@@ -151,7 +151,7 @@ class Session:
         if not sys.is_finalizing():
             self.close()
 
-    def past_of(self, token_ids: NDArray[np.int64]) -> Past | None:
+    def past_of(self, token_ids: NDArray[np.int64]) -> KeysValues | None:
         """Keys and values of a beginning's tokens (P,), in one run with all cores; None where graphs take none."""
         if self.bundle.layout == "whole":
             return None
@@ -163,9 +163,11 @@ class Session:
             PAST_VALUES: none,
             KEPT_TOKENS: np.array([len(token_ids)]),
         }
-        return Past(*self._compute(session, [KEYS, VALUES], feeds))
+        return KeysValues(*self._compute(session, [KEYS, VALUES], feeds))
 
-    def _run_one(self, session: ort.InferenceSession, batch: Batch, names: Sequence[str], past: Past | None) -> Outputs:
+    def _run_one(
+        self, session: ort.InferenceSession, batch: Batch, names: Sequence[str], past: KeysValues | None
+    ) -> Outputs:
         inputs = {node.name for node in session.get_inputs()}
         feeds: dict[str, NDArray[Any]] = {"input_ids": batch.input_ids}
         if "attention_mask" in inputs:

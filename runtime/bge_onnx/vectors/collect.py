@@ -13,7 +13,7 @@ from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import BundleError
 from bge_onnx.run.batches import Batch
 from bge_onnx.text.mcls import mean_of_cls
-from bge_onnx.vectors.embeddings import Embeddings, Vectors, Wanted
+from bge_onnx.vectors.embeddings import Embeddings, VectorOptions, Vectors
 from bge_onnx.vectors.sparse import Folded, SparseVectors, fold, join
 
 UNUSED_TOKENS = ("cls", "eos", "pad", "unk")
@@ -23,7 +23,7 @@ UNUSED_TOKENS = ("cls", "eos", "pad", "unk")
 class Collector(Protocol):
     """What one head gives of N texts, put together batch after batch."""
 
-    def __init__(self, head: str, count: int, bundle: Bundle, wanted: Wanted) -> None: ...
+    def __init__(self, head: str, count: int, bundle: Bundle, wanted: VectorOptions) -> None: ...
 
     def add(self, batch: Batch, array: NDArray[Any]) -> None:
         """Take the graph's output of one batch."""
@@ -35,7 +35,7 @@ class Collector(Protocol):
 class VectorCollector:
     """A vector a text: (N, D)."""
 
-    def __init__(self, _: str, count: int, bundle: Bundle, wanted: Wanted) -> None:
+    def __init__(self, _: str, count: int, bundle: Bundle, wanted: VectorOptions) -> None:
         self.bundle, self.wanted = bundle, wanted
         self.vectors = np.empty((count, wanted.width(bundle)), dtype=np.float32)
 
@@ -50,7 +50,7 @@ class VectorCollector:
 class WeightsCollector:
     """A weight a token, the largest of each token id: sparse vectors."""
 
-    def __init__(self, head: str, count: int, bundle: Bundle, _: Wanted) -> None:
+    def __init__(self, head: str, count: int, bundle: Bundle, _: VectorOptions) -> None:
         self.count, self.width = count, bundle.dims[head]
         self.unused = [bundle.special_ids[token] for token in UNUSED_TOKENS if token in bundle.special_ids]
         self.folded: list[Folded] = []
@@ -66,7 +66,7 @@ class WeightsCollector:
 class RowsCollector:
     """A vector a token but the first: N arrays (T - 1, C)."""
 
-    def __init__(self, _: str, count: int, bundle: Bundle, wanted: Wanted) -> None:
+    def __init__(self, _: str, count: int, bundle: Bundle, wanted: VectorOptions) -> None:
         self.bundle, self.wanted = bundle, wanted
         self.rows: list[Vectors] = [np.empty((0, 0), dtype=np.float32)] * count  # each is replaced
 
@@ -88,7 +88,7 @@ COLLECTORS: dict[str, type[Collector]] = {
 
 
 def collect(
-    outputs: Iterable[tuple[Batch, Mapping[str, NDArray[Any]]]], *, count: int, bundle: Bundle, wanted: Wanted
+    outputs: Iterable[tuple[Batch, Mapping[str, NDArray[Any]]]], *, count: int, bundle: Bundle, wanted: VectorOptions
 ) -> Embeddings:
     """Put each batch's rows back where the caller had them.
 
@@ -117,7 +117,7 @@ def require_finite(head: str, vectors: NDArray[Any], bundle: Bundle) -> None:
         )
 
 
-def _finish(vectors: Vectors, bundle: Bundle, wanted: Wanted) -> Vectors:
+def _finish(vectors: Vectors, bundle: Bundle, wanted: VectorOptions) -> Vectors:
     """Cut and normalise vectors (…, D) where the graph has not: a row of zeros stays one, as in torch's normalize."""
     cut = vectors[..., : wanted.dim(bundle)]
     if wanted.normalize is False or (wanted.normalize is None and not bundle.normalized):

@@ -59,7 +59,7 @@ class Embeddings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class VectorOptions:
     """What a caller wants of a bundle, checked against it by `check`.
 
     normalize     None as the bundle has it

@@ -40,7 +40,7 @@ class Parts(Protocol):
         """As `Decoder.attend`."""
 
 
-class Tokens(Protocol):
+class DecoderInputs(Protocol):
     """How a graph sees the tokens of its texts: behind a prefix, or whole."""
 
     last_query_alone: bool  # the last layer has a query of the last token, else of all

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from bge_export.graph.ops import Attributes, Graph
 from bge_export.graph.pooling import pool
-from bge_export.models.wanted import Wanted
+from bge_export.models.graph_outputs import GraphOutputs
 from bge_onnx.bundle.graph_names import (
     CU_SEQLENS,
     POOLED_ROWS,
@@ -24,7 +24,7 @@ from bge_onnx.bundle.graph_names import (
 Axes = list[int | str]
 
 
-class Tokens(Protocol):
+class EncoderInputs(Protocol):
     """The inputs of a batch's texts, and what depends on how they lie."""
 
     ids: ir.Value
@@ -62,7 +62,7 @@ class Padded:
     `only_execute_path_to_fetches` does nothing in its inference builds.)
     """
 
-    def __init__(self, graph: Graph, wanted: Wanted) -> None:
+    def __init__(self, graph: Graph, wanted: GraphOutputs) -> None:
         self.graph, self.wanted = graph, wanted
         self.state_axes: Axes = ["B", "Q" if wanted.prunes else "T"]
         self.row_axes: Axes = ["B", "rows"]
@@ -105,7 +105,7 @@ class Packed:
     alone, all for the others. Its attention is computed for all, as the fused operator has a query for each key.
     """
 
-    def __init__(self, graph: Graph, wanted: Wanted) -> None:
+    def __init__(self, graph: Graph, wanted: GraphOutputs) -> None:
         self.graph, self.wanted = graph, wanted
         self.ids = graph.input("input_ids", ["T"])
         self.starts = graph.input(TEXT_STARTS, ["T"])

@@ -8,7 +8,7 @@ from bge_export.checkpoint.modules import Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class GraphOutputs:
     """What a graph is to give.
 
     steps         of the pooled vector, before it is normalised

@@ -23,7 +23,7 @@ from bge_onnx.run.batches import Batch
 Ids = NDArray[np.int64]
 
 
-def packed_feeds(
+def packed_inputs(
     batch: Batch, *, last: bool, dense_alone: bool, pad_id: int, longest: int | None = None
 ) -> dict[str, NDArray[Any]]:
     """What a packed graph takes, and some that it may not.
@@ -51,7 +51,7 @@ def packed_feeds(
     }
 
 
-def whole_feeds(batch: Batch) -> dict[str, NDArray[Any]]:
+def whole_inputs(batch: Batch) -> dict[str, NDArray[Any]]:
     """What a graph of whole texts takes, (B, T) padded on the right."""
     texts, tokens = batch.input_ids.shape
     places = batch.lengths - 1
