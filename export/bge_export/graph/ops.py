@@ -32,10 +32,13 @@ def functions(texts_of_all: str = MODEL_BODIES + lowered_bodies.BODIES) -> list[
 
 
 class Graph:
-    """A graph under construction: inputs, weights and calls, in the order they are added."""
+    """A graph under construction: inputs, weights and calls, in the order they are added.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    bodies  of the operations that it may call; a family with operations of its own adds them
+    """
+
+    def __init__(self, name: str, bodies: str = MODEL_BODIES) -> None:
+        self.name, self.bodies = name, bodies
         self.inputs: list[ir.Value] = []
         self.weights: dict[str, ir.Value] = {}
         self.tape = ir.tape.Tape()
@@ -76,4 +79,5 @@ class Graph:
             opset_imports={"": OPSET, DOMAIN: 1},
             name=self.name,
         )
-        return ir.Model(graph, ir_version=10, functions=functions(), producer_name="bge-onnx")
+        operations = functions(self.bodies + lowered_bodies.BODIES)
+        return ir.Model(graph, ir_version=10, functions=operations, producer_name="bge-onnx")
