@@ -12,8 +12,8 @@ import pytest
 
 from bge_export.lowering.limits import Limits
 from bge_export.proof import compare
-from bge_export.proof.compare import Expected, Heads, compare_apart
-from bge_onnx import BundleError
+from bge_export.proof.compare import Expected, compare_apart
+from bge_onnx import BundleError, Embeddings
 
 IDS = [np.array([101, 200, 102])]
 
@@ -21,7 +21,7 @@ IDS = [np.array([101, 200, 102])]
 @pytest.fixture
 def expected(tiny):
     """The tiny bundle's own vector of one text."""
-    return Expected(IDS, (), Heads(tiny.embed_token_ids(IDS).dense, None, None), "itself")
+    return Expected(IDS, (), tiny.embed_token_ids(IDS), "itself")
 
 
 def test_it_holds_no_pytorch():
@@ -55,7 +55,9 @@ def test_errors_come_back(tmp_path, expected):
 
 def test_all_errors_come_back(tiny, expected):
     """Whatever else goes wrong in that process is an error that names it."""
-    wrong = Expected([np.array([0])], (), Heads(np.zeros((2, 7), dtype=np.float32), None, None), "")
+    wrong = Expected(
+        [np.array([0])], (), Embeddings(count=2, by_head={"dense": np.zeros((2, 7), dtype=np.float32)}), ""
+    )
     with pytest.raises(BundleError, match="expected the bundle to run, found ValueError"):
         compare_apart(tiny.bundle.folder, wrong, Limits())
 

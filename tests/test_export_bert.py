@@ -170,7 +170,7 @@ def test_parity_finds_the_worst_text(bad):
     found = wanted.copy()
     found[0, 1] = 1e-4
     found[2, 3] += bad
-    head = compare.worst(compare.vector_errors(found, wanted), [3, 4, 5, 6], compare.Limits())
+    head = compare.worst(compare.vector_errors(found, wanted), [3, 4, 5, 6], "difference", 2e-5)
     assert (head.text, head.tokens, head.passed) == (2, 5, False)
 
 

@@ -138,7 +138,7 @@ def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, loweri
 
 
 def _weights(checkpoint: Path, prefix: str, recipe: Recipe) -> Weights:
-    modules = [step.path for step in recipe.steps if isinstance(step, Dense)]
+    modules = [step.path for step in recipe.steps if isinstance(step, Dense) and step.file]
     return Weights.open(checkpoint, prefix=prefix, heads=heads.files(recipe.heads), modules=modules)
 
 

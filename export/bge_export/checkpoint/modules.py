@@ -38,9 +38,16 @@ MODULE_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dense:
-    """A linear layer on the pooled vector: (in, out), a bias perhaps, and an activation behind it."""
+    """A linear layer on the pooled vector: (in, out), a bias perhaps, and an activation behind it.
 
-    path: str  # of its folder in the checkpoint
+    path    of the module, for names of nodes
+    linear  of its weights' names, as "2_Dense.linear"
+    file    whether these are in a file of their own, in the folder `path`; else they are among the model's
+    """
+
+    path: str
+    linear: str
+    file: bool = True
     inputs: int
     outputs: int
     bias: bool
@@ -116,9 +123,9 @@ def weight_shapes(steps: Sequence[Step]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for step in steps:
         if isinstance(step, Dense):
-            shapes[f"{step.path}.linear.weight"] = (step.outputs, step.inputs)
+            shapes[f"{step.linear}.weight"] = (step.outputs, step.inputs)
             if step.bias:
-                shapes[f"{step.path}.linear.bias"] = (step.outputs,)
+                shapes[f"{step.linear}.bias"] = (step.outputs,)
     return shapes
 
 
@@ -191,4 +198,5 @@ def _dense(folder: Path, path: str) -> Dense:
             f"{file}: expected a Dense on the sentence's vector that we compute, found {'; '.join(faults)}."
         )
     bias = bool(record.get("bias", True))
-    return Dense(path=path, inputs=int(str(sizes[0])), outputs=int(str(sizes[1])), bias=bias, activation=activation)
+    inputs, outputs = (int(str(size)) for size in sizes)
+    return Dense(path=path, linear=f"{path}.linear", inputs=inputs, outputs=outputs, bias=bias, activation=activation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,10 @@ def tokenize(tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe, te
 
 def encoder(folder: Path, dtype: torch.dtype) -> Any:
     """A checkpoint's encoder as transformers loads it. Raises CheckpointError: it cannot."""
-    settings: dict[str, Any] = {"add_pooling_layer": False, "chunk_size_feed_forward": 0}  # chunks are for training
+    folder = model_folder(folder)
     with transformers_faults(folder):
-        return transformers.AutoModel.from_pretrained(model_folder(folder), dtype=dtype, **settings).eval()
+        model: Any = transformers.MODEL_MAPPING[type(transformers.AutoConfig.from_pretrained(folder))]
+        settings: dict[str, Any] = {"chunk_size_feed_forward": 0}  # chunks are for training
+        if "add_pooling_layer" in inspect.signature(model).parameters:
+            settings["add_pooling_layer"] = False
+        return transformers.AutoModel.from_pretrained(folder, dtype=dtype, **settings).eval()

@@ -17,8 +17,8 @@ from bge_export.checkpoint.recipe import Recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer
 from bge_export.evaluate.tasks import Retrieval, SentencePairs, Task
 from bge_export.proof import reference
-from bge_export.proof.compare import Heads
-from bge_onnx import Embedder, similarity, top_k
+from bge_onnx import Embedder, Embeddings, similarity, top_k
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import InputError
 from bge_onnx.vectors.pairs import SCORE_PAIRS, SCORED, distinct
 from bge_onnx.vectors.scores import colbert_score, hybrid, lexical_score
@@ -96,11 +96,11 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_
     """
     tokenizer = load_tokenizer(checkpoint)
 
-    def run(ids: Sequence[NDArray[np.int64]], names: tuple[str, ...]) -> Heads:
+    def run(ids: Sequence[NDArray[np.int64]], names: tuple[str, ...]) -> Embeddings:
         some = dataclasses.replace(recipe, heads=names)
         return _cut(reference.embed(checkpoint, some, ids, budget_tokens=REFERENCE_TOKENS, progress=progress), recipe)
 
-    def heads(texts: Sequence[str], names: tuple[str, ...]) -> Heads:
+    def heads(texts: Sequence[str], names: tuple[str, ...]) -> Embeddings:
         return run([np.array(row, dtype=np.int64) for row in tokenize(tokenizer, recipe, texts)], names)
 
     def score(pairs: Sequence[tuple[str, str]]) -> dict[str, Vectors]:
@@ -114,7 +114,6 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_
         query_prompt, passage_prompt = (recipe.prompts.get(side, "") for side in ("query", "passage"))
         left = heads([query_prompt + query for query in queries], SCORED)
         right = heads([passage_prompt + passage for passage in passages], SCORED)
-        assert left.sparse and right.sparse and left.colbert and right.colbert  # noqa: PT018
         places = list(zip(query_of, passage_of, strict=True))
         heads_of: tuple[tuple[str, Callable[[Any, Any], Any], Any, Any], ...] = (
             ("dense", np.dot, left.dense, right.dense),
@@ -134,7 +133,7 @@ def reference_system(checkpoint: Path, recipe: Recipe, *, progress: bool, query_
     )
 
 
-def _cut(whole: Heads, recipe: Recipe) -> Heads:
+def _cut(whole: Embeddings, recipe: Recipe) -> Embeddings:
     """Vectors of as many components as the recipe says, cut and normalised again as `Embedder` does it."""
     if recipe.truncate_dim is None:
         return whole
@@ -143,7 +142,14 @@ def _cut(whole: Heads, recipe: Recipe) -> Heads:
         leading = vectors[:, : recipe.truncate_dim]
         return _unit(leading) if recipe.normalize else leading
 
-    return Heads(cut(whole.dense), whole.sparse, whole.colbert and [cut(rows) for rows in whole.colbert])
+    cutters: dict[str, Callable[[Any], Any]] = {"vector": cut, "rows": lambda rows: [*map(cut, rows)]}
+    return Embeddings(
+        count=whole.count,
+        by_head={
+            head: cutters.get(HEADS[head].gives, lambda weights: weights)(found)
+            for head, found in whole.by_head.items()
+        },
+    )
 
 
 def evaluate(task: Task, system: System, prompts: Mapping[str, str], *, candidates: Places | None = None) -> Scores:

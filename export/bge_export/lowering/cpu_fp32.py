@@ -18,6 +18,12 @@ def multi_head_attention(call: ir.Node) -> ir.Node:
     return ir.Node("com.microsoft", "MultiHeadAttention", [query, key, value], attributes=attributes)
 
 
+def no_bias(call: ir.Node) -> ir.Node:
+    """What hides padding from a family's own attention: nothing. `multi_head_attention` takes no bias at all."""
+    readers = {node.op_type for node, _ in call.outputs[0].uses()}
+    return call if readers <= {"attention"} else ir.node("Constant", [], {"value_float": 0.0})
+
+
 def over_all(call: ir.Node) -> ir.Node:
     """A pooling over all tokens (B, T, D) -> (B, D), as none is padding."""
     hidden, _ = call.inputs
@@ -93,6 +99,7 @@ def causal_attention(call: ir.Node) -> ir.Node:
 
 
 SWAPS = {
+    "attention_bias": no_bias,
     "attention": multi_head_attention,
     "mean": over_all,
     "max": over_all,

@@ -1,4 +1,4 @@
-"""Weights in half precision: float16 as storage for CPUs, which compute in float32, or computed with on GPUs."""
+"""Weights in half precision: as storage for CPUs, which compute in float32, or computed with on GPUs."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ CHUNK_ROWS = 4096
 """Rows that are rounded at a time: a word table is larger than memory in float32."""
 
 
-def rounded(name: str, weight: Array) -> Array:
-    """What the graph computes with in the place of a checkpoint's `weight`: matrices are stored in float16."""
-    return _half(name, weight, FLOAT16).astype(np.float32) if weight.ndim > 1 else weight
+def rounded(name: str, weight: Array, *, dtype: ir.DataType = FLOAT16) -> Array:
+    """What the graph computes with in the place of a checkpoint's `weight`: matrices are stored in `dtype`."""
+    return _half(name, weight, dtype).astype(np.float32) if weight.ndim > 1 else weight
 
 
-def store(model: ir.Model) -> None:
-    """Store every matrix in float16. ONNX Runtime turns products' weights into float32 when it loads the graph; of a
+def store(model: ir.Model, *, dtype: ir.DataType = FLOAT16) -> None:
+    """Store every matrix in `dtype`. ONNX Runtime turns products' weights into float32 when it loads the graph; of a
     word table only the rows that a text needs.
     """
     for value in list(model.graph.initializers.values()):
         if value.dtype == ir.DataType.FLOAT and value.shape is not None and value.shape.rank() > 1:
-            _store(model.graph, value)
+            _store(model.graph, value, dtype)
 
 
 def compute(model: ir.Model, *, dtype: ir.DataType = FLOAT16, matrices_alone: bool = False) -> None:
@@ -49,8 +49,8 @@ def compute(model: ir.Model, *, dtype: ir.DataType = FLOAT16, matrices_alone: bo
             del model.graph.initializers[str(value.name)]
 
 
-def _store(graph: ir.Graph, value: ir.Value) -> None:
-    name, half, users = str(value.name), _half_value(graph, value, FLOAT16), value.uses()
+def _store(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
+    name, half, users = str(value.name), _half_value(graph, value, dtype), value.uses()
     if all(node.op_type == "Gather" and place == 0 for node, place in users):
         for node, place in users:
             node.replace_input_with(place, half)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.bundle.records import Measure
 
 
@@ -17,3 +18,9 @@ class Limits:
     measure: Measure = "difference"
     vectors: float = 2e-5
     sparse: float = 2e-5
+
+    def of(self, head: str) -> tuple[Measure, float]:
+        """The measure of a head's errors, and the largest allowed."""
+        if HEADS[head].is_vectors:
+            return self.measure, self.vectors
+        return "difference" if self.measure == "difference" else "relative", self.sparse

@@ -56,7 +56,7 @@ class HeadedEncoder(Generic[S]):
         pooled = inputs.pooled(in_float)
         for step in wanted.steps:
             pooled = self.step(step, pooled)
-        self._add(outputs, "dense", pooled, ["B", width_of(width, wanted.pooling, wanted.steps)])
+        self._add(outputs, wanted.of_pooled, pooled, ["B", width_of(width, wanted.pooling, wanted.steps)])
         if wanted.token_states:
             outputs["token_states"] = (in_float, [*inputs.state_axes, width])
             self._add_heads(outputs, states)
@@ -66,7 +66,7 @@ class HeadedEncoder(Generic[S]):
         """A module of sentence-transformers on the pooled vector `x` (B, in), to (B, out)."""
         if isinstance(step, Normalize):
             return self.graph.call("l2_normalize", "pooling.normalize", x)
-        name = f"{step.path}.linear"
+        name = step.linear
 
         def transposed() -> Array:
             return np.ascontiguousarray(self.weights.read(f"{name}.weight").T)

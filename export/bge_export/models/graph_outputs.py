@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bge_export.checkpoint.modules import Step
+from bge_onnx.bundle.heads import FIRST, HEADS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,11 @@ class GraphOutputs:
     prune: bool = False
     packed: bool = False
     whole: bool = False
+
+    @property
+    def of_pooled(self) -> str:
+        """The head that the pooled vector is."""
+        return next((head for head in self.heads if HEADS[head].gives == "vector"), FIRST)
 
     @property
     def prunes(self) -> bool:

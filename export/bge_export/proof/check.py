@@ -19,7 +19,9 @@ from bge_export.lowering.limits import Limits
 from bge_export.lowering.lower import Lowering
 from bge_export.lowering.targets import Target
 from bge_export.proof import reference
-from bge_export.proof.compare import Expected, Heads, sparse_error, vector_errors
+from bge_export.proof.compare import Expected, errors_of
+from bge_onnx import Embeddings
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.errors import ProviderError
 from bge_onnx.run.onnx_runtime import ort
 
@@ -121,16 +123,13 @@ def expect(checkpoint: Path, recipe: Recipe, lowering: Lowering, *, progress: bo
     return Expected(token_ids, texts, heads, name, limits)
 
 
-def limits_of(own: Heads, wanted: Heads) -> Limits:
+def limits_of(own: Embeddings, wanted: Embeddings) -> Limits:
     """Twice the largest error of PyTorch's own vectors in a precision, plus 1e-4."""
-    largest = vector_errors(own.dense, wanted.dense).max()
-    if own.colbert is not None and wanted.colbert is not None:
-        rows = zip(own.colbert, wanted.colbert, strict=True)
-        largest = max(largest, *(vector_errors(*both).max(initial=0) for both in rows))
-    sparse = 0.0
-    if own.sparse is not None and wanted.sparse is not None:
-        sparse = max(sparse_error(*both) for both in zip(own.sparse, wanted.sparse, strict=True))
-    return Limits(vectors=2 * float(largest) + 1e-4, sparse=2 * sparse + 1e-4)
+    largest = {True: 0.0, False: 0.0}  # of vectors, of weights
+    for head, vectors in wanted.by_head.items():
+        errors = errors_of(HEADS[head].gives, own.by_head[head], vectors, "difference")
+        largest[HEADS[head].is_vectors] = max(largest[HEADS[head].is_vectors], float(errors.max()))
+    return Limits(vectors=2 * largest[True] + 1e-4, sparse=2 * largest[False] + 1e-4)
 
 
 def _affordable(checkpoint: Path, token_ids: Sequence[NDArray[np.int64]]) -> list[int]:

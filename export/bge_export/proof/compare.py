@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_export.lowering.limits import Limits
-from bge_onnx import BundleError, Embedder
+from bge_onnx import BundleError, Embedder, Embeddings
+from bge_onnx.bundle.heads import FIRST, HEADS, Gives
 from bge_onnx.bundle.records import HeadParity, Measure, Parity
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.errors import BgeError
@@ -31,21 +32,12 @@ PREFIXES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Heads:
-    """What PyTorch gives of N texts: dense (N, D), sparse weights by token id, ColBERT rows (T - 1, C)."""
-
-    dense: NDArray[np.float32]
-    sparse: list[dict[int, float]] | None
-    colbert: list[NDArray[np.float32]] | None
-
-
-@dataclass(frozen=True, slots=True)
 class Expected:
     """What PyTorch gives: token ids per text, the vectors of those and of random ids of each length."""
 
     token_ids: list[NDArray[np.int64]]
     texts: tuple[str, ...]  # those of the first token_ids; the others are random
-    heads: Heads
+    heads: Embeddings
     reference: str  # what gave them
     limits: Limits | None = None  # of a precision below float32; None for the target's own
 
@@ -59,29 +51,18 @@ def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress:
     mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids, strict=False))
     heads = tuple(embedder.bundle.outputs)
     found = embedder.embed_token_ids(expected.token_ids, heads=heads, progress=progress or None)
-    wanted = expected.heads
-    errors_of = vector_errors if limits.measure == "difference" else cosine_errors
-    errors = {"dense": errors_of(found.dense, wanted.dense)}
+    wanted = {head: vectors for head, vectors in expected.heads.by_head.items() if vectors is not None}
+    errors = {
+        head: errors_of(HEADS[head].gives, found.by_head[head], theirs, limits.of(head)[0])
+        for head, theirs in wanted.items()
+    }
     for places, vectors in _other_ways(embedder, expected.token_ids):
-        errors["dense"][places] = np.maximum(errors["dense"][places], errors_of(vectors, wanted.dense[places]))
-    if wanted.sparse is not None:
-        pairs = zip(found.sparse, wanted.sparse, strict=True)
-        largest = max((weight for row in wanted.sparse for weight in row.values()), default=1.0)
-        errors["sparse"] = np.array(
-            [
-                sparse_error(*both) if limits.measure == "difference" else relative_error(*both, least=largest)
-                for both in pairs
-            ]
-        )
-    if wanted.colbert is not None:
-        rows = zip(found.colbert, wanted.colbert, strict=True)
-        errors["colbert"] = np.array([errors_of(ours, theirs).max(initial=0) for ours, theirs in rows])
+        again = errors_of("vector", vectors, wanted[FIRST][places], limits.measure)
+        errors[FIRST][places] = np.maximum(errors[FIRST][places], again)
     tokens = [len(ids) for ids in expected.token_ids]
-    of_weights: Measure = "difference" if limits.measure == "difference" else "relative"
-    sparse = Limits(measure=of_weights, vectors=limits.sparse)
     return Parity(
         texts=len(expected.token_ids),
-        heads={head: worst(found, tokens, sparse if head == "sparse" else limits) for head, found in errors.items()},
+        heads={head: worst(found, tokens, *limits.of(head)) for head, found in errors.items()},
         tokenizer_mismatches=mismatches,
         reference=expected.reference,
     )
@@ -143,6 +124,19 @@ def _other_ways(
             yield [index], prefix.embed_whole([ids], VectorOptions()).dense
 
 
+def errors_of(gives: Gives, found: Any, wanted: Any, measure: Measure) -> NDArray[np.float64]:
+    """The error of each of N texts, by one head that gives vectors (N, D), or rows (T, C) or weights of each text."""
+    if gives == "vector":
+        return (vector_errors if measure == "difference" else cosine_errors)(found, wanted)
+    pairs = zip(found, wanted, strict=True)
+    if gives == "rows":
+        return np.array([errors_of("vector", ours, theirs, measure).max(initial=0) for ours, theirs in pairs])
+    if measure == "difference":
+        return np.array([sparse_error(*both) for both in pairs])
+    largest = max((weight for row in wanted for weight in row.values()), default=1.0)
+    return np.array([relative_error(*both, least=largest) for both in pairs])
+
+
 def cosine_errors(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.float64]:
     """1 - cosine of each of N vectors (N, D)."""
     left, right = (vectors.astype(np.float64) for vectors in (found, wanted))
@@ -172,13 +166,11 @@ def relative_error(found: Mapping[int, float], wanted: Mapping[int, float], *, l
     return float(np.linalg.norm(differences)) / max(length, least)
 
 
-def worst(errors: NDArray[np.float64], tokens: Sequence[int], limits: Limits) -> HeadParity:
+def worst(errors: NDArray[np.float64], tokens: Sequence[int], measure: Measure, limit: float) -> HeadParity:
     """The largest of N texts' errors, with its place and length; NaN counts as infinite."""
     errors = np.where(np.isnan(errors), np.inf, errors)
     text = int(errors.argmax())
-    return HeadParity(
-        max_error=float(errors[text]), measure=limits.measure, limit=limits.vectors, text=text, tokens=tokens[text]
-    )
+    return HeadParity(max_error=float(errors[text]), measure=measure, limit=limit, text=text, tokens=tokens[text])
 
 
 if __name__ == "__main__":

@@ -24,10 +24,9 @@ from bge_export.checkpoint.weights import Rounding
 from bge_export.lowering.lower import Lowering
 from bge_export.models.families import MODELS
 from bge_export.proof import layerwise
-from bge_export.proof.compare import Heads
+from bge_onnx import Embeddings
+from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.run.batches import plan_batches
-
-Vectors = NDArray[np.float32]
 
 GROUP_TOKENS = 32768
 
@@ -40,7 +39,7 @@ def embed(
     budget_tokens: int = 1,
     lowering: Lowering | None = None,
     progress: bool = False,
-) -> Heads:
+) -> Embeddings:
     """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
@@ -52,7 +51,8 @@ def embed(
             layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
         ]
         layerwise.free_device()  # for the bundle, which is another process's
-        return Heads(_unit(torch.from_numpy(np.concatenate(states)), recipe).numpy(), None, None)
+        dense = _unit(torch.from_numpy(np.concatenate(states)), recipe).numpy()
+        return Embeddings(count=len(token_ids), by_head={FIRST: dense})
     tokenizer = load_tokenizer(folder)
     dtype, device = layerwise.place_of(lowering)
     model = encoder(folder, dtype).to(device)
@@ -67,8 +67,7 @@ def embed(
     steps = _steps(folder, recipe, rounding).to(device)
     width = width_of(model.config.hidden_size, recipe.pooling, recipe.steps)
     dense = np.empty((len(token_ids), width), dtype=np.float32)
-    sparse: list[dict[int, float]] = [{}] * len(token_ids)
-    colbert: list[Vectors] = [dense] * len(token_ids)
+    of_tokens: dict[str, list[Any]] = {head: [None] * len(token_ids) for head in linears}
     with torch.inference_mode(), tqdm(total=len(token_ids), desc="PyTorch", unit="text", disable=not progress) as bar:
         for batch in batches:
             ids, mask = (torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.attention_mask))
@@ -76,13 +75,15 @@ def embed(
             dense[batch.rows] = _unit(steps(_pool(hidden.float(), mask, recipe)), recipe).cpu()
             for line, row in enumerate(batch.rows):
                 tokens = int(mask[line].sum())
-                if "sparse" in linears:
-                    weights = torch.relu(linears["sparse"](hidden[line, :tokens]).float()).squeeze(-1)
-                    sparse[row] = _largest(ids[line, :tokens].tolist(), weights.tolist(), tokenizer)
-                if "colbert" in linears:
-                    colbert[row] = _unit(linears["colbert"](hidden[line, 1:tokens]).float(), recipe).cpu().numpy()
+                for head, linear in linears.items():
+                    outputs = linear(hidden[line, :tokens]).float()
+                    if HEADS[head].gives == "weights":
+                        weights = torch.relu(outputs).squeeze(-1).tolist()
+                        of_tokens[head][row] = _largest(ids[line, :tokens].tolist(), weights, tokenizer)
+                    else:
+                        of_tokens[head][row] = _unit(outputs[1:], recipe).cpu().numpy()
             bar.update(len(batch.rows))
-    return Heads(dense, sparse if "sparse" in linears else None, colbert if "colbert" in linears else None)
+    return Embeddings(count=len(token_ids), by_head={FIRST: dense, **of_tokens})
 
 
 def _round(model: Any, rounding: Rounding) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Gives = Literal["vector", "rows", "weights"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Head:
@@ -14,7 +16,7 @@ class Head:
     """
 
     name: str
-    gives: Literal["vector", "rows", "weights"]
+    gives: Gives
 
     @property
     def is_vectors(self) -> bool:
