@@ -14,7 +14,7 @@ from bge_export.models.graph_outputs import GraphOutputs
 from bge_export.request import Request
 from bge_kernels import NAME
 from bge_onnx import Bundle
-from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_onnx.bundle.heads import HEADS, of_pooled
 from bge_onnx.bundle.records import FORMAT_VERSION, Source
 
 MCLS_ABOVE_TOKENS = 512
@@ -25,7 +25,7 @@ THEN = " then "
 def graph_outputs_of(recipe: Recipe, target: Target) -> GraphOutputs:
     """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
     mcls = recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls" and not recipe.steps
-    more = recipe.heads != (FIRST,) or mcls
+    more = recipe.heads != (of_pooled(recipe.heads),) or mcls
     return GraphOutputs(
         pooling=recipe.pooling,
         normalize=recipe.normalize,

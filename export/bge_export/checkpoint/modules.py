@@ -13,6 +13,7 @@ from typing import Any, get_args
 from bge_export.checkpoint.config import quoted, read_json
 from bge_export.checkpoint.files import module_path
 from bge_export.graph.pooling import Activation, Mode
+from bge_onnx.bundle.heads import FIRST
 from bge_onnx.errors import CheckpointError
 
 POOLING_FILE = "1_Pooling/config.json"
@@ -69,11 +70,13 @@ class Modules:
     pooling    modes with + between, of which the vectors stand one behind another
     steps      between pooling and the last normalisation
     normalize  whether vectors have length 1 at the end
+    head       that the vector is
     """
 
     pooling: str | None
     steps: tuple[Step, ...] = ()
     normalize: bool | None = None
+    head: str = FIRST
 
 
 def read_modules(folder: Path) -> Modules:

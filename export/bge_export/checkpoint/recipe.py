@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -10,9 +11,10 @@ from bge_export.checkpoint import heads
 from bge_export.checkpoint.catalog import Entry
 from bge_export.checkpoint.config import quoted, read_json
 from bge_export.checkpoint.files import model_folder, sentence_settings
-from bge_export.checkpoint.modules import POOLING_FILE, Step, read_modules
+from bge_export.checkpoint.modules import POOLING_FILE, Modules, Step, read_modules
 from bge_export.checkpoint.tokenizer import keeps_case
 from bge_export.graph.pooling import Pooling
+from bge_onnx.bundle.heads import FIRST
 from bge_onnx.bundle.records import Similarity
 from bge_onnx.errors import CheckpointError
 from bge_onnx.files.json_file import shortened
@@ -33,6 +35,10 @@ PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
     "unpad_inputs": (True, False),
 }
 READ_SETTINGS = ("max_seq_length", "do_lower_case")
+
+
+READERS: tuple[Callable[[Path], Modules | None], ...] = (read_modules,)
+"""What may stand behind a transformer: the first that knows a folder's files says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +76,8 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
     Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
     that leave something open.
     """
-    modules, settings = read_modules(folder), _settings(folder)
+    modules = next(modules for read in READERS if (modules := read(folder)))
+    settings = _settings(folder)
     return Recipe(
         pooling=_decide_pooling(folder, modules.pooling, entry, options),
         steps=modules.steps,
@@ -80,7 +87,9 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
         max_tokens=_max_tokens(folder, entry, position_limit, options),
         prompts=_prompts(folder, entry, options),
         lower_cased=_lower_cased(folder, entry, options),
-        heads=heads.decide(folder, options.heads or (entry.heads if entry else None)),
+        heads=heads.decide(folder, options.heads or (entry.heads if entry else None))
+        if modules.head == FIRST
+        else (modules.head,),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bge_export.checkpoint.modules import Step
-from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_onnx.bundle.heads import of_pooled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class GraphOutputs:
     @property
     def of_pooled(self) -> str:
         """The head that the pooled vector is."""
-        return next((head for head in self.heads if HEADS[head].gives == "vector"), FIRST)
+        return of_pooled(self.heads)
 
     @property
     def prunes(self) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bge_export.lowering.limits import Limits
 from bge_onnx import BundleError, Embedder, Embeddings
-from bge_onnx.bundle.heads import FIRST, HEADS, Gives
+from bge_onnx.bundle.heads import HEADS, Gives
 from bge_onnx.bundle.records import HeadParity, Measure, Parity
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.errors import BgeError
@@ -56,9 +56,10 @@ def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress:
         head: errors_of(HEADS[head].gives, found.by_head[head], theirs, limits.of(head)[0])
         for head, theirs in wanted.items()
     }
+    pooled = embedder.bundle.of_pooled
     for places, vectors in _other_ways(embedder, expected.token_ids):
-        again = errors_of("vector", vectors, wanted[FIRST][places], limits.measure)
-        errors[FIRST][places] = np.maximum(errors[FIRST][places], again)
+        again = errors_of("vector", vectors, wanted[pooled][places], limits.measure)
+        errors[pooled][places] = np.maximum(errors[pooled][places], again)
     tokens = [len(ids) for ids in expected.token_ids]
     return Parity(
         texts=len(expected.token_ids),

@@ -10,22 +10,21 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from tqdm import tqdm
 
 from bge_export.checkpoint.config import read_json
 from bge_export.checkpoint.files import model_folder
 from bge_export.checkpoint.heads import FILES
-from bge_export.checkpoint.modules import Dense, weight_file, width_of
+from bge_export.checkpoint.modules import Dense, width_of
 from bge_export.checkpoint.pytorch import encoder
 from bge_export.checkpoint.recipe import Recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer
-from bge_export.checkpoint.weights import Rounding
+from bge_export.checkpoint.weights import Rounding, Weights
 from bge_export.lowering.lower import Lowering
 from bge_export.models.families import MODELS
 from bge_export.proof import layerwise
 from bge_onnx import Embeddings
-from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_onnx.bundle.heads import HEADS, of_pooled
 from bge_onnx.run.batches import plan_batches
 
 GROUP_TOKENS = 32768
@@ -52,7 +51,7 @@ def embed(
         ]
         layerwise.free_device()  # for the bundle, which is another process's
         dense = _unit(torch.from_numpy(np.concatenate(states)), recipe).numpy()
-        return Embeddings(count=len(token_ids), by_head={FIRST: dense})
+        return Embeddings(count=len(token_ids), by_head={of_pooled(recipe.heads): dense})
     tokenizer = load_tokenizer(folder)
     dtype, device = layerwise.place_of(lowering)
     model = encoder(folder, dtype).to(device)
@@ -83,7 +82,7 @@ def embed(
                     else:
                         of_tokens[head][row] = _unit(outputs[1:], recipe).cpu().numpy()
             bar.update(len(batch.rows))
-    return Embeddings(count=len(token_ids), by_head={FIRST: dense, **of_tokens})
+    return Embeddings(count=len(token_ids), by_head={of_pooled(recipe.heads): dense, **of_tokens})
 
 
 def _round(model: Any, rounding: Rounding) -> None:
@@ -161,16 +160,18 @@ ACTIVATIONS: dict[str, torch.nn.Module] = {
 
 def _steps(folder: Path, recipe: Recipe, rounding: Rounding | None) -> torch.nn.Sequential:
     """The modules behind the pooling, in float32."""
+    modules = [step.path for step in recipe.steps if isinstance(step, Dense) and step.file]
+    prefix = MODELS[read_json(model_folder(folder) / "config.json")["model_type"]].prefix
+    weights = Weights.open(folder, prefix=prefix, modules=modules)
     layers: list[torch.nn.Module] = []
     for step in recipe.steps:
         if isinstance(step, Dense):
             linear = torch.nn.Linear(step.inputs, step.outputs, bias=step.bias)
-            file = weight_file(folder, step.path)
-            state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+            names = [f"{step.linear}.{name}" for name in ("weight", "bias")[: 1 + step.bias]]
+            state = {name.rsplit(".")[-1]: torch.from_numpy(weights.read(name)) for name in names}
             if rounding:
-                weight = state["linear.weight"].to(torch.float32).numpy()
-                state["linear.weight"] = torch.from_numpy(rounding(f"{step.path}.linear.weight", weight))
-            linear.load_state_dict({name.removeprefix("linear."): tensor for name, tensor in state.items()})
+                state["weight"] = torch.from_numpy(rounding(names[0], state["weight"].numpy()))
+            linear.load_state_dict(state)
             layers += [linear, ACTIVATIONS[step.activation]]
         else:
             layers.append(UnitLength())

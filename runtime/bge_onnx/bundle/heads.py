@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,3 +36,8 @@ HEADS: dict[str, Head] = {
 """By name, in the order in which results show them. Every bundle has the first."""
 
 FIRST = next(iter(HEADS))
+
+
+def of_pooled(heads: Iterable[str]) -> str:
+    """The one of `heads` that a text's pooled vector is; "" where there is none."""
+    return next((head for head in heads if head in HEADS and HEADS[head].gives == "vector"), "")

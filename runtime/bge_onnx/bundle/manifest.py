@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from bge_onnx.bundle import schema
-from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_onnx.bundle.heads import HEADS
 from bge_onnx.bundle.records import FORMAT_VERSION, MANIFEST, OLDEST_VERSION, FileState, Manifest, sha256_of
 from bge_onnx.errors import BundleError
 from bge_onnx.files.json_file import QUOTED_CHARS, read_json, shortened
@@ -104,7 +104,7 @@ def _parse(kind: type[M], path: Path, record: dict[str, Any]) -> M:
 
 def _faults(bundle: Manifest) -> Iterator[str]:
     """What is wrong with values of the right types."""
-    if FIRST not in bundle.outputs or not set(bundle.outputs) <= set(HEADS):
+    if not bundle.of_pooled or not set(bundle.outputs) <= set(HEADS):
         yield f"outputs of {', '.join(bundle.outputs) or 'no head'}"
     if set(bundle.dims) != set(bundle.outputs):
         yield f"dims of {', '.join(bundle.dims) or 'no head'}"

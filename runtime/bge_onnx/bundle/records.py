@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from bge_onnx.bundle.graph_names import Layout
+from bge_onnx.bundle.heads import of_pooled
 
 FORMAT_VERSION = 5
 OLDEST_VERSION = 4
@@ -140,6 +141,11 @@ class Manifest:
     quality: Mapping[str, Mapping[str, float]]  # task -> metric -> value, of those that were evaluated
     similarity: Similarity = "cosine"
     truncate_dim: int | None = None  # components that dense and ColBERT vectors are cut to, unless a caller says more
+
+    @property
+    def of_pooled(self) -> str:
+        """The head that the pooled vector is; "" where there is none."""
+        return of_pooled(self.outputs)
 
 
 def sha256_of(path: Path) -> str:

@@ -111,7 +111,8 @@ class Session:
             return self._sessions[intra_op_threads]
 
     def _dense_alone(self, names: Sequence[str]) -> bool:
-        return {self.bundle.outputs["dense"], self.bundle.raw_outputs.get("dense")}.issuperset(names)
+        pooled = self.bundle.of_pooled
+        return {self.bundle.outputs[pooled], self.bundle.raw_outputs.get(pooled)}.issuperset(names)
 
     def _loaded_on_devices(self) -> Device | Devices:
         several = len(self.devices) > 1
@@ -133,7 +134,7 @@ class Session:
 
     def warm_up(self) -> None:
         """Run what makes unit dense vectors quick: on every device each size that is replayed, else one text."""
-        names, batches = [self.bundle.outputs["dense"]], warm_up_batches(self.bundle)
+        names, batches = [self.bundle.outputs[self.bundle.of_pooled]], warm_up_batches(self.bundle)
         runs = self._loaded_on_devices() if self.bundle.layout in ON_DEVICE else None
         if runs is None or isinstance(runs, Device):
             list(self.run(batches, names))

@@ -108,7 +108,8 @@ class VectorOptions:
 
     def width(self, bundle: Bundle) -> int:
         """Components of a dense vector."""
-        return min(bundle.dims["dense"], self.dim(bundle) or bundle.dims["dense"])
+        width = bundle.dims[bundle.of_pooled]
+        return min(width, self.dim(bundle) or width)
 
     def dim(self, bundle: Bundle) -> int | None:
         """Components that vectors are cut to; None for all."""
