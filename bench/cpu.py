@@ -22,13 +22,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 import bge_kernels
-import harness
 import quick
-from side_by_side import Bench, gemm
-from summary import summaries
-from systems import BERT, M3, M3_REFERENCE, PEERS, REFERENCE, PeerError, System, make_ready, pins_of
-from tables import table
-from workloads import workloads
+from harness import benchmark
+from harness.side_by_side import Bench, gemm
+from harness.summary import summaries
+from harness.systems import BERT, M3, M3_REFERENCE, PEERS, REFERENCE, PeerError, System, make_ready, pins_of
+from harness.tables import table
+from harness.workloads import workloads
 
 MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5", "m3": "bge-m3"}
 SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625}  # of the number of texts
@@ -54,13 +54,15 @@ def prepare(
     Returns what our exports took, the systems that are ready, and why the others are not.
     """
     peers = {system.peer for system in chosen}
-    harness.write_checkpoint(MODELS[model], folder, graphs=bool(peers & {"torch_onnx", "openvino"}))
+    benchmark.write_checkpoint(MODELS[model], folder, graphs=bool(peers & {"torch_onnx", "openvino"}))
     targets = [*TARGETS, "portable"] if "fastembed" in peers else TARGETS
     failed = {} if bge_kernels.library() else {system.name: NOT_BUILT for system in chosen if system.variant == KERNELS}
     chosen = [system for system in chosen if system.name not in failed]
     if any(system.variant == KERNELS for system in chosen):
         targets = [*targets, KERNELS]
-    exports = {target: harness.export(MODELS[model], target, folder, folder / target, calibrate) for target in targets}
+    exports = {
+        target: benchmark.export(MODELS[model], target, folder, folder / target, calibrate) for target in targets
+    }
     ready = []
     for system in chosen:
         try:
@@ -115,7 +117,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for model in arguments.models.split(","):
         with tempfile.TemporaryDirectory(prefix=f"{model}-", dir=folder) as temporary:
             record["models"] += measure(model, arguments, Path(temporary))
-        harness.write(arguments.out, {"machine": harness.machine(), **record})
+        benchmark.write(arguments.out, {"machine": benchmark.machine(), **record})
     return record
 
 
@@ -136,7 +138,7 @@ def listed(text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = harness.new_parser(__doc__)
+    parser = benchmark.new_parser(__doc__)
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--threads", default=[2], type=lambda text: [int(part) for part in listed(text)])
     parser.add_argument("--system", default=[], action="append", dest="systems", help="again for each; all by default")
@@ -151,7 +153,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="compare with the committed results; exit 1 if slower")
     if "--quick" in sys.argv:
         sys.exit(quick.main(parser, run))
-    harness.main(parser, run, table, needs=[])
+    benchmark.main(parser, run, table, needs=[])
 
 
 if __name__ == "__main__":

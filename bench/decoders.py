@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-import harness
+from harness import benchmark
 
 FLAG_PYTHON = Path(".venv-flagembedding/bin/python").absolute()
 SHRUNK = {
@@ -92,7 +92,7 @@ def work(system: str, folder: str, examples_file: str, count: int) -> None:
 
 def measure(system: str, folder: Path, examples: Path | None, count: int) -> dict[str, Any]:
     python = str(FLAG_PYTHON) if system == "FlagEmbedding" else sys.executable
-    answer = harness.timed([python, __file__, "--work", system, str(folder), str(examples or "none"), str(count)])
+    answer = benchmark.timed([python, __file__, "--work", system, str(folder), str(examples or "none"), str(count)])
     if answer["code"]:
         raise SystemExit(f"{system} on {folder} ended with {answer['code']}")
     return {**json.loads(answer["stdout"]), "peak_mib": answer["peak_mib"]}
@@ -103,7 +103,7 @@ def prepare(model: str, target: str, folder: Path, tokenizer: Path) -> dict[str,
     kept = folder / f"{model}-{target}.json"
     if not kept.exists():
         weights, out = checkpoint(model, folder, tokenizer), folder / f"{model}-{target}"
-        kept.write_text(json.dumps(harness.export("BAAI/bge-en-icl", target, weights, out)))
+        kept.write_text(json.dumps(benchmark.export("BAAI/bge-en-icl", target, weights, out)))
     return json.loads(kept.read_text())
 
 
@@ -169,22 +169,22 @@ def table(record: dict[str, Any]) -> str:
         for row in record["rows"]
     ]
     headers = ["target", "system", "", "queries/s", "open s", "to first vector s", "peak MiB", "cosine to whole"]
-    exports = [harness.export_line(target, found) for target, found in record["exports"].items()]
+    exports = [benchmark.export_line(target, found) for target, found in record["exports"].items()]
     rows_table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-    return "\n".join([rows_table, "", *exports, "", harness.machine_line(record["machine"])])
+    return "\n".join([rows_table, "", *exports, "", benchmark.machine_line(record["machine"])])
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--work"]:
         work(*sys.argv[2:5], int(sys.argv[5]))
         return
-    parser = harness.new_parser(__doc__)
+    parser = benchmark.new_parser(__doc__)
     parser.add_argument("--model", choices=("full", "1b"), default="1b")
     parser.add_argument("--targets", default="cpu-int8,cpu-int4", help="comma-separated")
     parser.add_argument("--examples", type=Path, nargs="+", help="JSON lists; the first five are taken")
     parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model")
     parser.add_argument("--few", type=int, default=2, help="queries a round where whole few-shot texts are computed")
-    harness.main(parser, run, table, needs=["examples", "tokenizer"])
+    benchmark.main(parser, run, table, needs=["examples", "tokenizer"])
 
 
 if __name__ == "__main__":

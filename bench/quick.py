@@ -14,7 +14,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-import harness
+from harness import benchmark
 
 RESULTS = Path(__file__).with_name("results")
 OURS, PEER = ("ours", "ours int8"), "sentence-transformers"
@@ -30,7 +30,7 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace, Pat
     with tempfile.TemporaryDirectory(prefix="bge-quick-") as temporary:
         record = run(arguments, Path(temporary))
     model = record["models"][0]
-    found, about = ratios(model), harness.machine()
+    found, about = ratios(model), benchmark.machine()
     committed = committed_ratios(about, model)
     rows = [
         [
@@ -43,7 +43,7 @@ def main(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace, Pat
         for ratio in [committed.get((name, system))]
     ]
     print(tabulate(rows, ["workload", "system", "speed / PyTorch's", "committed"], "github", disable_numparse=True))
-    print(harness.machine_line(about))
+    print(benchmark.machine_line(about))
     if not committed:
         print("no results of this CPU are committed: nothing to compare with")
     for system, reason in model["failed"].items():

@@ -26,7 +26,7 @@ def bench_modules(monkeypatch):
 @pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
 def test_committed_results_print(path):
     """Every results file gives each model's tables, with a row for each system and a column for each workload."""
-    from tables import model_table
+    from harness.tables import model_table
 
     for model in json.loads(path.read_text())["models"]:
         title, speeds, ratios, costs, *_ = model_table(model)
@@ -53,7 +53,7 @@ def test_the_command_prints_them():
 
 def test_operations_are_counted():
     """One layer of width 8, two heads, an MLP of 16, two texts of 3 tokens: by hand."""
-    from tables import flops
+    from harness.tables import flops
 
     config = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     workload = {"texts": 2, "tokens": 6, "squares": 18}
@@ -65,7 +65,7 @@ def test_operations_are_counted():
 
 def test_ours_is_compared_with_its_like():
     """Float32 with float32, eight bits with all, three heads with three."""
-    from tables import ratios
+    from harness.tables import ratios
 
     seconds = {"ours": 2.0, "ours int8": 1.0, "exact": 4.0, "rounded": 3.0}
     assert ratios("ours", seconds, ["ours int8", "rounded"]) == ("2.00", "")
@@ -82,7 +82,7 @@ def test_ours_is_compared_with_its_like():
 
 def test_callers_have_no_share_of_the_peak():
     """They take all cores, so the peak of one thread is not theirs."""
-    from tables import share
+    from harness.tables import share
 
     config = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = {"gemm": {"float32": 1e-6, "int8": 1e-6}, "config": config}
@@ -110,8 +110,8 @@ def load(variant, folder, threads):
 
 def bench_of(folder, monkeypatch, *variants):
     """A bench of fake systems, the first of which is the reference."""
-    import systems
-    from side_by_side import Bench
+    from harness import systems
+    from harness.side_by_side import Bench
 
     (folder / "fake").mkdir()
     (folder / "fake/adapter.py").write_text(PEER)
@@ -121,7 +121,7 @@ def bench_of(folder, monkeypatch, *variants):
 
 
 def plans():
-    from workloads import Workload
+    from harness.workloads import Workload
 
     single = Workload(name="one", texts=["a", "b"], tokens=6, single=True)
     return [Workload(name="mix", texts=["a", "b"], tokens=6), single]
@@ -177,7 +177,7 @@ def quick(monkeypatch, tmp_path):
     """The module of `cpu.py --quick`, with results of this CPU in which ours takes 4 seconds."""
     import quick
 
-    committed = {"machine": quick.harness.machine(), **copy.deepcopy(record_of(4.0))}
+    committed = {"machine": quick.benchmark.machine(), **copy.deepcopy(record_of(4.0))}
     (tmp_path / "cpu-this.json").write_text(json.dumps(committed))
     monkeypatch.setattr(quick, "RESULTS", tmp_path)
     monkeypatch.setattr(sys, "argv", ["cpu.py"])

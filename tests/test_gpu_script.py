@@ -80,7 +80,7 @@ def test_a_part_that_fails_fails_the_run(monkeypatch, found, status):
     import gpu
 
     record = {**{part: {} for part in gpu.PARTS}, **found}
-    monkeypatch.setattr(gpu.harness, "main", lambda *_, **__: record)
+    monkeypatch.setattr(gpu.benchmark, "main", lambda *_, **__: record)
     with pytest.raises(SystemExit) as ended:
         gpu.main()
     assert ended.value.code == status

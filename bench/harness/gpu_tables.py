@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-import harness
-from tables import flops
+from harness import benchmark
+from harness.tables import flops
 
 
 def speed_rows(model: str, record: Mapping[str, Any], peak: float) -> Iterator[list[str]]:
@@ -60,5 +60,5 @@ def table(record: dict[str, Any]) -> str:
         headers = ["model", "workload", "system", "tokens/s", "p50 ms", "p95 ms", "of peak", "best PyTorch / ours"]
         parts.append(tabulate(rows, headers, "github", disable_numparse=True))
     about = record["device"]
-    parts.append(f"{about['name']}, {about['peak_tflops']:.0f} TFLOP/s. {harness.machine_line(record['machine'])}")
+    parts.append(f"{about['name']}, {about['peak_tflops']:.0f} TFLOP/s. {benchmark.machine_line(record['machine'])}")
     return "\n\n".join(parts)

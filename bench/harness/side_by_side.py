@@ -16,10 +16,10 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-import harness
-from systems import System, last_line
-from workers import Worker, WorkerError
-from workloads import Workload, mixed_texts
+from harness import benchmark
+from harness.systems import System, last_line
+from harness.workers import Worker, WorkerError
+from harness.workloads import Workload, mixed_texts
 
 LIMIT = 2e-5
 LEAST_COSINE = 0.99
@@ -172,7 +172,7 @@ class Bench:
     def _alone(self, system: System, *arguments: str | Path) -> dict[str, Any]:
         """What a process of its own answers, and its peak memory; nothing but the reason where it fails."""
         command = ["timeout", str(LONGEST_SECONDS), *self.command(system), *map(str, arguments)]
-        answer = harness.timed(command)
+        answer = benchmark.timed(command)
         if answer["code"]:
             return {"seconds": None, "peak_mib": answer["peak_mib"], "reason": last_line(answer["said"])}
         return {"peak_mib": answer["peak_mib"], **json.loads(answer["stdout"].splitlines()[-1])}
@@ -180,6 +180,6 @@ class Bench:
 
 def gemm(threads: int) -> Mapping[str, float]:
     """The machine's peaks, see `gemm.py`."""
-    found = harness.timed([sys.executable, str(Path(__file__).with_name("gemm.py")), str(threads)])
+    found = benchmark.timed([sys.executable, str(Path(__file__).with_name("gemm.py")), str(threads)])
     peaks: dict[str, float] = json.loads(found["stdout"])
     return peaks

@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-import harness
+from harness import benchmark
 
 MEMORY = {
     "peak_mib": "peak MiB",
@@ -22,7 +22,7 @@ BEFORE = ("ours int8", "ours int8, dense", "ours int8, 3 heads", "quantize_dynam
 def table(record: dict[str, Any]) -> str:
     """The committed tables, from a results file."""
     lines = [line for model in record["models"] for line in model_table(model)]
-    return "\n".join([*lines, f"{record['rounds']} rounds. {harness.machine_line(record['machine'])}"])
+    return "\n".join([*lines, f"{record['rounds']} rounds. {benchmark.machine_line(record['machine'])}"])
 
 
 def model_table(model: dict[str, Any]) -> list[str]:
@@ -36,7 +36,7 @@ def model_table(model: dict[str, Any]) -> list[str]:
         (["system", *COSTS, *memory_of(model)], cost_rows(model)),
     ]
     printed = [tabulate(rows, headers, "github", disable_numparse=True) + "\n" for headers, rows in tables]
-    exports = [harness.export_line(target, found) for target, found in model["export"].items()]
+    exports = [benchmark.export_line(target, found) for target, found in model["export"].items()]
     return [heading, *printed, *exports, *more(model), ""]
 
 

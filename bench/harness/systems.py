@@ -9,8 +9,8 @@ import venv
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PEERS = Path(__file__).with_name("peers")
+ROOT = Path(__file__).parents[2]
+PEERS = ROOT / "bench/peers"
 ENVIRONMENTS = ROOT / ".venv-peers"
 WORKER = Path(__file__).with_name("worker.py")
 
