@@ -76,7 +76,7 @@ def check_bundle(
 
 
 def require_same_weights(bundle: Bundle, checkpoint: Path, sha256: str | None = None) -> None:
-    """Raise CheckpointError: a bundle was made from other weights than those in a folder, of which this is the hash."""
+    """Raise CheckpointError: the bundle was made from other weights than the folder's, which have this hash."""
     if bundle.source.kind != "random":
         _require_same(bundle, checkpoint, sha256 or checkpoint_sha256(checkpoint))
 

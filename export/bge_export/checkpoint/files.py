@@ -25,7 +25,7 @@ SENTENCE_FILES = (
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder of config.json, weights and tokenizer: the checkpoint's, or that of the first of its modules.
+    """The folder of config.json, weights and tokenizer: the checkpoint's own, or its first module's.
 
     Old versions of sentence-transformers put them into `0_Transformer` or `0_BERT`.
     Raises CheckpointError: modules.json names no folder inside the checkpoint.

@@ -10,7 +10,7 @@ from bge_export.checkpoint.weights import sha256_of, weight_files
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """Of all weights, those of the heads and modules included."""
+    """SHA-256 of all weights, with the heads' and modules'."""
     head_files = [folder / name for name in heads.FILES.values() if (folder / name).is_file()]
     dense = [step for step in read_modules(folder).steps if isinstance(step, Dense)]
     return sha256_of([*weight_files(folder), *head_files, *(weight_file(folder, step.path) for step in dense)])

@@ -105,11 +105,11 @@ class Weights:
         return array
 
     def lazy(self, name: str, compute: Callable[[], Array], shape: Shape) -> ir.LazyTensor:
-        """A tensor of the graph whose values `compute` gives when it is written, and not before."""
+        """A tensor of the graph. `compute` gives its values when the graph is written, not before."""
         return ir.LazyTensor(lambda: ir.tensor(compute(), name=name), ir.DataType.FLOAT, ir.Shape(shape), name=name)
 
     def lazy_rows(self, name: str, rows: Callable[[int, int], Array]) -> LazyRows:
-        """A matrix of the graph, of which `rows` gives the rows from start to stop."""
+        """A matrix of the graph. `rows` gives its rows from start to stop."""
         return LazyRows(name, self.shapes[name], rows)
 
     def require_layers(self, layers: int) -> None:

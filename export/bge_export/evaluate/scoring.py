@@ -252,7 +252,7 @@ def _own_passages(task: Retrieval) -> list[int | None]:
 
 
 def _ranking_scores(task: Retrieval, best: Places) -> dict[str, float]:
-    """nDCG@10 and recall@100 of ranked passages (Q, up to 100); 0 for a query of which nothing is relevant."""
+    """nDCG@10 and recall@100 of ranked passages (Q, up to 100); 0 for a query without relevant passages."""
     passage_ids = list(task.corpus)
     ndcg, recall = [], []
     for query, columns in zip(task.queries, best, strict=True):

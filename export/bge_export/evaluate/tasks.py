@@ -164,7 +164,7 @@ def _passage(row: task_files.Row) -> str:
 
 
 def _qrels(folder: Path, split: str | None) -> Path | None:
-    """The judgements of a split; else qrels.tsv, those of the test split, or the only ones that there are."""
+    """The judgements of a split. Without a split: qrels.tsv, or the test split's, or the only ones there are."""
     if split is not None:
         names = [f"qrels/{split}.tsv", f"qrels.{split}.tsv", f"{split}.tsv"]
         return next((folder / name for name in names if (folder / name).is_file()), None)

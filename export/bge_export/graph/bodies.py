@@ -1,4 +1,4 @@
-"""What the operations compute: bodies of ONNX functions in standard operators; those of decoders are `decoder_bodies`.
+"""What the operations compute: bodies of ONNX functions in standard operators. `decoder_bodies` has the decoders'.
 
 Shapes: B texts, T tokens, D hidden width, H heads, K head width.
 """

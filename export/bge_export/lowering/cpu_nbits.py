@@ -26,7 +26,7 @@ On one core of a Zen 4 blocks of 128 are 1.25 (8 bits) and 1.35 times (4 bits) f
 rounded in the same blocks."""
 
 WORD_BLOCK = 32
-"""Of the word table, whose scales are read from the file with the rows that a text needs."""
+"""Of the word table. Its scales are read from the file beside the rows that a text needs."""
 
 CHUNK_ROWS = 4096
 """Rows that are quantised at a time: a word table is larger than memory in float32."""

@@ -23,7 +23,7 @@ def gelu(call: ir.Node) -> ir.Node:
 
 
 def layer_norm(call: ir.Node) -> ir.Node:
-    """The bias of the product before, the residual sum and the norm in one pass; a norm of no such sum in one too."""
+    """Bias, residual sum and norm in one pass; a norm without a sum before it takes one pass too."""
     x, scale, shift = call.inputs
     assert x
     residual = x.producer()

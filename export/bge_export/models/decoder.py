@@ -95,7 +95,7 @@ class Decoder:
         return graph.finish(outputs | tokens.outputs())
 
     def layer(self, number: int, hidden: ir.Value, tokens: DecoderInputs) -> ir.Value:
-        """Layer `number` of `hidden` (B, T, D): the next hidden states, of the last layer those of the last token."""
+        """The hidden states after layer `number` of `hidden` (B, T, D); after the last layer the last token's alone."""
         module, layout, graph = f"layers.{number}", self.layout, self.graph
         last = number == self.config.num_hidden_layers - 1
         normed = self.norm(f"{module}.{layout.before_attention}", hidden)

@@ -26,7 +26,7 @@ Outputs = dict[str, tuple[ir.Value, Axes]]
 
 
 class Parts(Protocol):
-    """What is needed of the decoder whose tokens these are."""
+    """What the inputs need of their decoder."""
 
     @property
     def graph(self) -> Graph: ...
@@ -52,7 +52,7 @@ class DecoderInputs(Protocol):
         """Causal attention (B, Q, heads × K) of layer `number`."""
 
     def last_rows(self, states: ir.Value, width: int) -> ir.Value:
-        """Of states (B, T, width) those of each text's last token, (B, 1, width)."""
+        """Each text's last token (B, 1, width), out of states (B, T, width)."""
 
     def outputs(self) -> Outputs:
         """What the graph gives beside vectors, when all layers are built."""

@@ -38,10 +38,10 @@ class EncoderInputs(Protocol):
         """Every query's mix of its text's values; `inputs` are queries, keys and values."""
 
     def before_last(self, hidden: ir.Value) -> ir.Value:
-        """The tokens whose queries the last layer is given."""
+        """The tokens that the last layer makes queries of."""
 
     def after_attention(self, hidden: ir.Value) -> ir.Value:
-        """Those of them that the last layer goes on with."""
+        """The tokens that the last layer goes on with, of those before."""
 
     def pooled(self, states: ir.Value) -> ir.Value:
         """One vector (B, D) a text, from the last layer's states."""
@@ -50,7 +50,7 @@ class EncoderInputs(Protocol):
         """The states that a vector a token is made of; `module` names the nodes."""
 
     def masked_rows(self, module: str, rows: ir.Value) -> ir.Value:
-        """Vectors a token, those of padding zero."""
+        """A vector for each token; padding has zeros."""
 
 
 class Padded:

@@ -28,7 +28,7 @@ REPLAYED = (1, 3, 8)
 """Texts of small batches of a packed bundle."""
 
 PREFIXES = 3
-"""Texts of a decoder whose first half is given as a prefix too."""
+"""So many texts of a decoder are also given with their first half as a prefix."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The oracle for decoders: PyTorch's own layers in float32, of which one at a time is in memory."""
+"""The oracle for decoders: PyTorch's own layers in float32, one at a time in memory."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _round(model: Any, rounding: Rounding) -> None:
 
 
 def _groups(token_ids: Sequence[NDArray[np.int64]]) -> Iterator[Sequence[NDArray[np.int64]]]:
-    """Texts whose states of one layer fit into memory together; the whole checkpoint is read for each group."""
+    """Groups of texts. One layer's states of a group fit into memory; each group reads the whole checkpoint."""
     ends = np.cumsum([len(ids) for ids in token_ids]) // GROUP_TOKENS
     for group in np.unique(ends):
         yield [token_ids[place] for place in np.flatnonzero(ends == group).tolist()]

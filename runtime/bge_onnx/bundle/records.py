@@ -121,7 +121,7 @@ class Manifest:
     graph: str  # file name, relative to the folder
     tokenizer: str
     outputs: Mapping[str, str]  # head -> name of the graph's output
-    raw_outputs: Mapping[str, str]  # head -> the output before normalisation; none where the graph gives no such
+    raw_outputs: Mapping[str, str]  # head -> the output before normalisation; empty if the graph has none
     token_states: str | None  # the output with the last layer's states (B, T, D), where the graph gives it
     dims: Mapping[str, int]  # head -> width of its vectors; of sparse ones, the vocabulary
     causal: bool  # tokens look back only: a prefix's keys and values are the same whatever follows

@@ -30,5 +30,5 @@ FACTS: dict[str, TargetFacts] = {
 
 
 def facts_of(target: str) -> TargetFacts:
-    """The facts of a target; of one that this version does not know, those of most."""
+    """The facts of a target. A target that this version does not know has those of most targets."""
     return FACTS.get(target, TargetFacts())

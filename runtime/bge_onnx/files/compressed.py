@@ -1,4 +1,4 @@
-"""Bytes of a file or of stdin, decompressed, whose beginning can be looked at and put back."""
+"""Decompressed bytes of a file or of stdin. A reader may look at their beginning and put it back."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class AbsEmbedder(ABC):
         pool["processes"] = []
 
     def encode_multi_process(self, sentences: list[str], pool: dict[str, Any], **kwargs: Any) -> Any:
-        """As `encode_single_device`: its lengths and heads, not those of the constructor.
+        """As `encode_single_device`: with its lengths and heads, not with the constructor's.
 
         Raises InputError: the pool was stopped, or is none.
         """

@@ -100,7 +100,7 @@ class FlagICLModel(LastTokenEmbedder):
         self.set_examples()
 
     def set_examples(self, examples_for_task: Sequence[Mapping[str, str]] | None = None) -> None:
-        """Take other examples; None takes those of the constructor."""
+        """Take other examples; None takes the constructor's."""
         examples = self.examples_for_task if examples_for_task is None else examples_for_task
         instruction = self.query_instruction_for_retrieval
         # An empty list gives a blank line, in FlagEmbedding too. One assignment: another thread may be reading.

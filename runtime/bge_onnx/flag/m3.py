@@ -240,7 +240,7 @@ class BGEM3FlagModel(AbsEmbedder):
         weights: tuple[float, float, float],
         longest: int,
     ) -> dict[str, Vectors]:
-        """A passage's token scores do not fall below those of the rows of zeros with which FlagEmbedding pads it."""
+        """FlagEmbedding pads a passage with rows of zeros, so no token score is below 0."""
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
         of_passages = self._embed(passages, SCORED, limits[1])

@@ -57,7 +57,7 @@ class Batch:
         return np.repeat(np.arange(len(self.rows)), self.lengths if self.packed else self.input_ids.shape[1])
 
     def states(self, tokens: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        """Each text's rows, (its tokens, D), out of those of the whole batch, (B, T, D) or packed (T, D)."""
+        """Each text's rows (its tokens, D), cut out of the batch's, (B, T, D) or packed (T, D)."""
         if self.packed:
             return np.split(tokens, self.starts[1:-1])
         return [text[:length] for text, length in zip(tokens, self.lengths, strict=True)]

@@ -98,7 +98,7 @@ def provider_options(bundle: Bundle, device: int, memory_bytes: int | None = Non
 
 
 def device_count() -> int:
-    """How many GPUs there are: those that CUDA_VISIBLE_DEVICES names, else those of the driver, at least one."""
+    """How many GPUs there are: as CUDA_VISIBLE_DEVICES says, else as the driver says; at least one."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return max(1, len([name for name in named.split(",") if name.strip()]))

@@ -15,7 +15,7 @@ from bge_onnx.run.session import Session
 
 def serve(device: str, memory_bytes: str) -> None:
     """A bundle and batches in, outputs or errors out, as pickles, until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, whose end ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent; when it ends, so does this process
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print, those in C too, must not come between
     bundle: Bundle = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it; as it was opened there

@@ -15,7 +15,7 @@ from bge_onnx.run.onnx_runtime import ort
 
 
 def load(bundle: Bundle, intra_op_threads: int, device: int, device_memory: int | None) -> ort.InferenceSession:
-    """The bundle's graph with so many threads, of its files as they were when it was opened.
+    """Load the bundle's graph with so many threads. Its files must be as they were when it was opened.
 
     device         the number of the GPU that it runs on, if it does
     device_memory  bytes of it that may be taken; None for all

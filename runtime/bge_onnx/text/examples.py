@@ -1,4 +1,4 @@
-"""Few-shot queries as bge-en-icl takes them: task, examples and query in one text, of which the beginning is shared.
+"""Few-shot queries as bge-en-icl takes them: task, examples and query in one text. Queries share its beginning.
 
 Mirrors FlagEmbedding's ICLLLMEmbedder:
 https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/inference/embedder/decoder_only/icl.py

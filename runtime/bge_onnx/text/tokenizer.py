@@ -105,7 +105,7 @@ class Tokenizer:
         return CLIP_CHARS_PER_TOKEN * self.max_tokens
 
     def _clip(self, text: str) -> str:
-        """A beginning of `text` that has the same first `max_tokens` tokens; the whole text where none is sure to."""
+        """A beginning of `text` with the same first `max_tokens` tokens; the whole text if no shorter one is sure."""
         chars = self._clip_chars
         while chars < len(text):
             words = [word for word in self.backend.encode(text[:chars]).word_ids if word is not None]

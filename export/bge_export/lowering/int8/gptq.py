@@ -24,7 +24,7 @@ and 0.99865 at 1; with texts 0.99886 at 0.01 and 0.99889 at 0.3; 0.99833 where e
 """
 
 BLOCK = 128
-"""Columns whose errors are spread inside the block first, and then over all columns behind it at once."""
+"""Columns of a block. Errors are spread inside it first, then over all columns behind it at once."""
 
 Hessians = Mapping[str, Array]
 """Of a module's input rows X (rows, K): X'X, (K, K)."""

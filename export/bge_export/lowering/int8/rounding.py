@@ -23,7 +23,7 @@ products are twice as many."""
 WORD_TABLE = "embeddings.word_embeddings.weight"
 
 RATIOS = np.linspace(1, 2, 13, dtype=np.float32)
-"""Scales that are tried for each output, over the one whose largest weight is 127."""
+"""Scales that are tried for each output, as multiples of the one that makes its largest weight 127."""
 
 Integers = NDArray[np.int8]
 
@@ -54,13 +54,13 @@ class Grid:
         return self.levels + 1
 
     def summed_with(self, place: int) -> list[int]:
-        """The inputs in front of `place` whose products are added up with its own."""
+        """The inputs in front of `place` that share a sum with it."""
         start, first = place - place % (QUAD * self.added), place % QUAD // 2 * 2
         group = [start + QUAD * quad + first + member for quad in range(self.added) for member in (0, 1)]
         return [other for other in group if other < place]
 
     def within(self, integers: Array) -> Array:
-        """Integers (N, K) of which those of one sign in a sum give what they have over `most`, an equal share each."""
+        """Integers (N, K). Where those of one sign in a sum exceed `most`, each gives an equal share of the excess."""
         quads = integers.reshape(len(integers), -1, self.added, QUAD // 2, 2).swapaxes(2, 3)
         sums = np.array(quads).reshape(-1, 2 * self.added)
         may_be_over = np.abs(sums) @ np.ones(2 * self.added, dtype=sums.dtype) > self.most
