@@ -280,7 +280,13 @@ const Ort::CustomOpDomain& domain() {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
+#if defined(_WIN32)
+#define BGE_EXPORT __declspec(dllexport)
+#else
+#define BGE_EXPORT __attribute__((visibility("default")))
+#endif
+
+extern "C" BGE_EXPORT OrtStatus* ORT_API_CALL
 RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   const OrtApi* api = base->GetApi(ORT_API_VERSION);
   if (!api) {
