@@ -85,5 +85,5 @@ def _name(request: Request) -> str:
     """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
     texts = request.calibration and request.calibration.texts
     special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * bool(texts)
-    special += ["kernels"] * bool(request.kernels) + ["activations7"] * (request.activations == 7)
+    special += ["activations7"] * (request.activations == 7)
     return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])

@@ -32,7 +32,7 @@ from bge_export.models.families import MODELS
 from bge_export.proof import check
 from bge_export.proof.compare import Expected, compare, compare_apart
 from bge_export.request import Request, open_checkpoint
-from bge_kernels import library
+from bge_kernels import library, why_missing
 from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
 from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.bundle.records import Parity
@@ -104,7 +104,7 @@ def _operators(request: Request, target: Target) -> Operators | None:
     elif request.kernels and not target.on_bytes:
         raise InputError("kernels: expected none for all but the target cpu-int8 of a BERT or XLM-R, found some.")
     elif request.kernels and request.check and not library():
-        raise InputError("kernels: expected operators that were built here, found none.\n    See kernels/README.md.")
+        raise InputError(f"kernels: expected an installation with operators, found none: {why_missing()}.")
     else:
         found = request.kernels
     if unknown := sorted((found or set()) - PASSES - LINEAR):
@@ -113,8 +113,7 @@ def _operators(request: Request, target: Target) -> Operators | None:
     if request.activations == 7 and "Int8Linear" not in (found or ()):
         raise InputError(
             "activations: expected 8 bits without the operator Int8Linear, found 7.\n"
-            "    It takes part where kernels/README.md's operators were built, on x86, in cpu-int8 of a BERT or XLM-R, "
-            "with --kernels auto."
+            "    It is in cpu-int8 bundles of BERT and XLM-R, unless --kernels none or the installation leaves it out."
         )
     return found
 

@@ -59,6 +59,7 @@ def check_bundle(
         tokenizer=tokenizer,
         weights="fp32" if bundle.weights == target.stores else bundle.weights,
         calibration=_same_calibration(bundle, calibration),
+        kernels=None,
         activations=bundle.activations or 8,
     )
     with open_checkpoint(request) as (weights_folder, source):

@@ -286,6 +286,15 @@ const Ort::CustomOpDomain& domain() {
 #define BGE_EXPORT __attribute__((visibility("default")))
 #endif
 
+// The name of the instruction set that was chosen, for people.
+extern "C" BGE_EXPORT const char* BgeKernelsInstructionSet() {
+  try {
+    return bge::functions().isa;
+  } catch (const std::exception&) {
+    return "no instruction set: BGE_KERNELS_ISA names another than this CPU has";
+  }
+}
+
 extern "C" BGE_EXPORT OrtStatus* ORT_API_CALL
 RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   const OrtApi* api = base->GetApi(ORT_API_VERSION);

@@ -114,14 +114,14 @@ def list_models(*, as_json: bool) -> None:
     "random token ids; none rounds each weight by itself, in less time.",
 )  # fmt: skip
 @click.option(
-    "--kernels", type=click.Choice(["none", "auto"]), default="none", show_default=True,
-    help="For cpu-int8 of encoders: auto takes the operators of bge_kernels where they were built; whoever opens the "
-    "bundle needs them too.",
+    "--kernels", type=click.Choice(["none", "auto"]), default="auto", show_default=True,
+    help="For cpu-int8 of encoders: auto takes bge-onnx's own operators where this installation has them. They are "
+    "faster, and whoever opens the bundle needs them. none takes standard operators.",
 )  # fmt: skip
 @click.option(
     "--activations", type=click.Choice(["8", "7"]), default="8", show_default=True,
-    help="With --kernels auto: inputs of linear layers rounded to 7 bits are faster on CPUs with AVX2 and no VNNI, and "
-    "err more.",
+    help="For cpu-int8 of encoders: with 7, linear layers round their inputs to 7 bits. That is faster on CPUs with "
+    "AVX2 and no VNNI, and errs more.",
 )  # fmt: skip
 @click.option(
     "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine that has none."
@@ -199,9 +199,12 @@ def run(
         check=not no_check,
         options=options,
     )
-    without = kernels == "auto" and not bge_kernels.library()
-    report(f"exporting {model} for {target}{', no operators were built here' * without}")
-    _wrote(export(request, out, force=force, progress=sys.stderr.isatty()))
+    report(f"exporting {model} for {target}")
+    bundle = export(request, out, force=force, progress=sys.stderr.isatty())
+    if bundle.activations:
+        here = bge_kernels.library() or f"none: {bge_kernels.why_missing()}"
+        report(f"operators  {', '.join(bundle.kernels) or ('none' if kernels == 'none' else here)}")
+    _wrote(bundle)
 
 
 @cli.command()

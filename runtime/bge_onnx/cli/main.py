@@ -82,6 +82,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
     from bge_onnx.errors import OperatorsError, ProviderError
     from bge_onnx.run.cuda import CUDA
     from bge_onnx.run.devices import attention_kernels
+    from bge_onnx.run.kernels import instruction_set
     from bge_onnx.run.threads import available_threads
 
     manifest, kernels = Bundle.open(find_bundle(bundle), verify=verify), {}
@@ -108,7 +109,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         **({"because": why_not.replace("\n", "\n" + " " * 9)} if why_not else {}),
         "stored": f"matrices in {_storage(manifest)}, calibration {manifest.calibration or 'none'}",
         **({"activations": f"{manifest.activations} bits"} if manifest.activations else {}),
-        **({"operators": ", ".join(manifest.kernels)} if manifest.kernels else {}),
+        **({"operators": f"{', '.join(manifest.kernels)}, {instruction_set()}"} if manifest.kernels else {}),
         "heads": ", ".join(f"{head} ({width})" for head, width in manifest.dims.items()),
         "pooling": f"{manifest.pooling}{', normalised' if manifest.normalized else ''}",
         "similarity": manifest.similarity,

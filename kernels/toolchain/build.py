@@ -1,7 +1,7 @@
-"""Build the operators: python kernels/build.py [--platform PLATFORM] [--sanitize] OUT.
+"""Build the operators: python kernels/toolchain/build.py [--platform PLATFORM] [--sanitize] OUT.
 
 The compiler is CXX's, or g++ or clang++, or Zig's from PyPI (`pip install ziglang`), which compiles for every platform.
-Nothing of ONNX Runtime is linked; its headers lie in `onnxruntime/`.
+Nothing of ONNX Runtime is linked; its headers lie in `headers/`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = HERE / "bge_kernels"
+KERNELS = HERE.parent
+SOURCES = KERNELS / "bge_kernels"
 OPERATORS = ("rotate_quantize", "dequantize_bias_gelu", "residual_layer_norm", "int8_linear")
 COMPILERS = ("g++", "clang++")
 
@@ -118,7 +119,7 @@ def build(out: Path, name: str | None = None, *, sanitize: bool = False) -> Path
         flags.append("-fPIC")
     with tempfile.TemporaryDirectory() as folder:
         compile_one = Compile(compiler, flags, Path(folder))
-        isas = {isa: more for isa, more in target.isas.items() if compile_one.knows(more)}
+        isas = {isa: more for isa, more in target.isas.items() if name or compile_one.knows(more)}
         defines = [f"-DBGE_HAS_{isa.upper()}" for isa in isas if isa != "baseline"]
         jobs = [
             (SOURCES / op / "cpu.cc", f"{isa}.{op}", [*more, f"-DBGE_ISA={isa}"])
@@ -127,10 +128,10 @@ def build(out: Path, name: str | None = None, *, sanitize: bool = False) -> Path
         ]
         jobs.append((SOURCES / "dispatch.cc", "dispatch", defines))
         if sanitize:
-            jobs.append((HERE / "sanitize.cc", "sanitize", []))
+            jobs.append((KERNELS / "sanitize.cc", "sanitize", []))
             path, link = out / "sanitize", []
         else:
-            more = ["-isystem", str(HERE / "onnxruntime"), f"-DBGE_KERNELS_VERSION={version()}"]
+            more = ["-isystem", str(HERE / "headers"), f"-DBGE_KERNELS_VERSION={version()}"]
             jobs.append((SOURCES / "library.cc", "library", more))
             path, link = out / f"library{version()}{target.suffix}", ["-shared"]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -154,6 +155,8 @@ class Compile:
     def __call__(self, source: Path, name: str, more: Sequence[str]) -> Path:
         """The object of a source. Raises BuildError: the compiler refuses it."""
         path = self.folder / f"{name}.o"
+        if "ziglang" in self.compiler:
+            more = [flag.replace("-march=armv8.2-a", "-mcpu=generic") for flag in more]  # as Zig calls it
         run([*self.compiler, *self.flags, *more, "-c", str(source), "-o", str(path)])
         return path
 
@@ -199,7 +202,7 @@ def main() -> None:
     try:
         print(build(arguments.out, arguments.platform, sanitize=arguments.sanitize))
     except BuildError as error:
-        sys.exit(f"kernels/build.py: {error}")
+        sys.exit(f"{Path(__file__).name}: {error}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Builds the operators into wheels and editable installations; see `build.py`.
 
-BGE_KERNELS in the environment says `none` to leave them out, or the platform that a wheel is for. A build that cannot have
-them makes an installation without, and says why in `bge_kernels/missing.txt`.
+BGE_KERNELS in the environment says `none` to leave them out, or the platform that a wheel is for. Where they cannot be
+built, the installation has none, and `bge_kernels/missing.txt` says why.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import sysconfig
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
@@ -43,9 +43,7 @@ class Hook(BuildHookInterface[Any]):
             for old in [*out.glob("library[0-9]*"), out / MISSING]:
                 old.unlink(missing_ok=True)
         try:
-            if wanted == NONE:
-                raise BuildError("BGE_KERNELS=none left them out when this was installed")
-            made = build(out, wanted)
+            made = left_out() if wanted == NONE else build(out, wanted)
         except BuildError as error:
             if wanted in PLATFORMS:
                 raise
@@ -58,3 +56,8 @@ class Hook(BuildHookInterface[Any]):
             build_data["tag"] = f"py3-none-{PLATFORMS[wanted].tag if wanted else local}"
         if not editable:
             build_data["force_include"][str(made)] = f"bge_kernels/{made.name}"
+
+
+def left_out() -> NoReturn:
+    """The user wants none."""
+    raise BuildError("BGE_KERNELS=none left them out when this was installed")
