@@ -34,8 +34,7 @@ MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bg
 SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625}  # of the number of texts
 TOGETHER = {"small": 16, "base": 16, "large": 6, "m3": 8}  # systems whose weights fit into memory
 TARGETS = ("cpu-fp32", "cpu-int8")
-KERNELS = "cpu-int8-kernels"
-NOT_BUILT = "no operators are built: bench/run kernels.py builds them"
+STANDARD = "cpu-int8-standard"
 MANY_TEXTS_MODEL = "small"
 
 
@@ -56,14 +55,14 @@ def prepare(
     peers = {system.peer for system in chosen}
     benchmark.write_checkpoint(MODELS[model], folder, graphs=bool(peers & {"torch_onnx", "openvino"}))
     targets = [*TARGETS, "portable"] if "fastembed" in peers else TARGETS
-    failed = {} if bge_kernels.library() else {system.name: NOT_BUILT for system in chosen if system.variant == KERNELS}
-    chosen = [system for system in chosen if system.name not in failed]
-    if any(system.variant == KERNELS for system in chosen):
-        targets = [*targets, KERNELS]
+    if not bge_kernels.library():
+        raise SystemExit(f"expected an installation with operators, found none: {bge_kernels.why_missing()}")
+    if any(system.variant == STANDARD for system in chosen):
+        targets = [*targets, STANDARD]
     exports = {
         target: benchmark.export(MODELS[model], target, folder, folder / target, calibrate) for target in targets
     }
-    ready = []
+    ready, failed = [], {}
     for system in chosen:
         try:
             make_ready(system, folder)

@@ -1,7 +1,7 @@
 """What eight bits cost on trained weights: our bundles beside ONNX Runtime's own dynamic quantisation.
 
     bench/run quality.py --data DIR --out bench/results/quality.json
-    bench/run quality.py --data DIR --systems "cpu-int8 --kernels auto" --out bench/results/NAME.json
+    bench/run quality.py --data DIR --systems "cpu-int8,cpu-int8 --kernels none" --out bench/results/NAME.json
     bench/run quality.py --print bench/results/quality.json
 
 all-MiniLM-L6-v2 on STS-B's test sentences and on all of SciFact, with mean pooling as it was trained, and on STS-B with
@@ -56,16 +56,15 @@ def calibration_texts(data: Path) -> calibrate.Texts:
 
 
 EIGHT: dict[str, Any] = {"target": "cpu-int8"}
-KERNELS: dict[str, Any] = {**EIGHT, "kernels": "auto"}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "cpu-fp32": {},
     "cpu-fp32 --weights fp16": {"weights": "fp16"},
     "cpu-int8 --calibrate none": {**EIGHT, "calibration": calibrate.NOTHING},
     "cpu-int8": EIGHT,
     "cpu-int8 --calibrate FILE": {**EIGHT, "calibration": FILE},
-    "cpu-int8 --kernels auto": KERNELS,
-    "cpu-int8 --kernels auto --activations 7": {**KERNELS, "activations": 7},
-    "cpu-int8 --kernels auto --activations 7 --calibrate FILE": {**KERNELS, "activations": 7, "calibration": FILE},
+    "cpu-int8 --kernels none": {**EIGHT, "kernels": None},
+    "cpu-int8 --activations 7": {**EIGHT, "activations": 7},
+    "cpu-int8 --activations 7 --calibrate FILE": {**EIGHT, "activations": 7, "calibration": FILE},
     "quantize_dynamic": {"target": "portable"},
 }
 """What the request for each says besides."""

@@ -90,7 +90,7 @@ def report(folder: Path) -> int:
             cosines = np.einsum("nd,nd->n", a, b)[lengths > 0] / lengths[lengths > 0]
             worst = float(1 - cosines.min())
             print(f"{name:26} {isa:12} {worst:10.1e} {np.abs(a - b).max():19.1e}")
-            code |= not worst < LIMIT
+            code |= not bool(worst < LIMIT)
         same = np.load(folder / f"operators-{isa}.npz")
         equal = all(np.array_equal(operators[name], same[name]) for name in operators.files)
         print(f"{'operators, every bit':26} {isa:12} {'equal' if equal else 'NOT EQUAL':>10}")

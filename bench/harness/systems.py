@@ -52,7 +52,7 @@ M3_REFERENCE = System(name="FlagEmbedding, 3 heads", peer="flagembedding", varia
 BERT = (
     System(name="ours", peer="ours", variant="cpu-fp32"),
     System(name="ours int8", peer="ours", variant="cpu-int8", rounded=True),
-    System(name="ours int8, kernels", peer="ours", variant="cpu-int8-kernels", rounded=True),
+    System(name="ours int8, standard operators", peer="ours", variant="cpu-int8-standard", rounded=True),
     REFERENCE,
     System(name="sentence-transformers bf16", peer="pytorch", variant="bfloat16", rounded=True),
     System(name="PyTorch dynamic int8", peer="pytorch", variant="int8", rounded=True),

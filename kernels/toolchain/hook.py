@@ -30,7 +30,7 @@ class Hook(BuildHookInterface[Any]):
         wanted = os.environ.get("BGE_KERNELS")
         has_own = system_compiler() and not wanted
         unknown = not wanted and this_platform() is None
-        return [] if wanted == NONE or has_own or unknown or self.target_name != "wheel" else ["ziglang>=0.15"]
+        return [] if wanted == NONE or has_own or unknown or self.target_name != "wheel" else ["ziglang==0.17.*"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build the library beside the sources where the installation is editable, else into the wheel."""
