@@ -8,8 +8,7 @@ from bge_export.bundle import writer
 from bge_export.checkpoint.config import parse_config, read_json
 from bge_export.checkpoint.files import model_folder
 from bge_export.checkpoint.identity import checkpoint_sha256
-from bge_export.checkpoint.modules import read_modules
-from bge_export.checkpoint.recipe import Recipe
+from bge_export.checkpoint.recipe import Recipe, modules_of
 from bge_export.describe import THEN
 from bge_export.export import compare_with, lowering_of
 from bge_export.lowering.int8 import calibrate
@@ -115,7 +114,7 @@ def recipe_of(bundle: Bundle, checkpoint: Path | None = None) -> Recipe:
     assert not steps or checkpoint
     return Recipe(
         pooling=pooling,
-        steps=read_modules(checkpoint).steps if steps and checkpoint else (),
+        steps=modules_of(checkpoint).steps if steps and checkpoint else (),
         normalize=bundle.normalized,
         max_tokens=bundle.max_tokens,
         prompts=dict(bundle.prompts),

@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
-from bge_onnx.bundle.hub import find_bundle
+from bge_onnx.bundle.heads import SCORE
 from bge_onnx.embed.few_shot import FewShot
+from bge_onnx.embed.opening import Opened, open_parts, reopen
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BundleError, InputError
-from bge_onnx.run.kernels import libraries
-from bge_onnx.run.session import KeysValues, Session, devices_of
-from bge_onnx.run.threads import resolve_threads
+from bge_onnx.run.session import KeysValues, Session
 from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
 from bge_onnx.text.mcls import insert_cls
-from bge_onnx.text.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
+from bge_onnx.text.tokenizer import Tokenizer, check_token_ids, windows
 from bge_onnx.vectors.embeddings import Embeddings, VectorOptions, Vectors, heads_of
 from bge_onnx.vectors.pairs import SCORED, check_pairs, chunks_of_pairs, score_texts
 from bge_onnx.vectors.scores import EQUAL, check_weights, similarity
@@ -31,25 +30,6 @@ DENSE = ("dense",)
 
 STREAM_TEXTS = 4096
 """Texts that a stream holds at a time: enough for batches of one length, a few MB of text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """How a bundle was opened: its folder, or its name and commit on the Hub, and the options of `Embedder.open`."""
-
-    bundle: str | Path
-    options: Mapping[str, Any]
-
-
-def reopen(opened: Opened, identity: str) -> Embedder:
-    """The Embedder of a pickle. Raises BundleError: another bundle lies there now."""
-    embedder = Embedder.open(opened.bundle, **opened.options)
-    if embedder.bundle.identity != identity:
-        raise BundleError(
-            f"{opened.bundle}: expected the bundle that the pickled Embedder had, hash {identity[:16]}…, found "
-            f"{embedder.bundle.identity[:16]}….\n    Give both sides the same bundle."
-        )
-    return embedder
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -92,28 +72,25 @@ class Embedder:
 
         Raises BundleError, ProviderError, InputError.
         """
-        folder = find_bundle(bundle, revision=revision, cache_dir=cache_dir)
-        found = Bundle.open(folder, verify=verify)
-        libraries(found)
-        path = found.folder / found.tokenizer
-        tokenizer = Tokenizer.open(path, max_tokens=found.max_tokens)
-        check_special_ids(tokenizer, found.special_ids, path)
-        session = Session(found, resolve_threads(threads), devices_of(found, devices, device_memory), device_memory)
-        from_hub = isinstance(bundle, str) and folder != Path(bundle)
-        opened = Opened(
-            bundle=bundle if from_hub else found.folder,
-            options={
-                "threads": threads,
-                "devices": devices and tuple(devices),
-                "device_memory": device_memory,
-                **({"revision": folder.name, "cache_dir": cache_dir} if from_hub else {}),
-            },
+        parts = open_parts(
+            bundle,
+            threads=threads,
+            devices=devices,
+            device_memory=device_memory,
+            revision=revision,
+            cache_dir=cache_dir,
+            verify=verify,
         )
-        return cls(found, tokenizer, session, opened)
+        if SCORE in parts[0].outputs:
+            raise BundleError(
+                f"{parts[0].folder}: expected a bundle that gives vectors, found a reranker, which scores pairs.\n"
+                "    Use Reranker.open(bundle).score([(query, passage)]), or bge rank."
+            )
+        return cls(*parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How the bundle was opened, and which it is."""
-        return reopen, (self.opened, self.bundle.identity)
+        return reopen, (Embedder, self.opened, self.bundle.identity)
 
     def embed(
         self,

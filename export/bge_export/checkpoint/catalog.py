@@ -150,6 +150,32 @@ BGE_GEMMA2 = Entry(
     max_tokens=8192,
 )
 
+
+def _reranker(name: str, parameters: int, *, size: str, tokens: int, licence: str = "mit") -> Entry:
+    width, layers, heads, inner = SIZES[size]
+    return Entry(
+        repository=f"BAAI/{name}",
+        revision="main",  # no commit is known to us
+        licence=licence,
+        parameters=parameters,
+        config={
+            **BGE_M3.config,
+            "architectures": ["XLMRobertaForSequenceClassification"],
+            "id2label": {"0": "LABEL_0"},
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": inner,
+            "max_position_embeddings": tokens + 2,
+        },
+        query_prompt="",
+        lower_case=False,
+        normalize=False,
+        max_tokens=tokens,
+        heads=("score",),
+    )
+
+
 # Revisions: embeddings-benchmark/mteb, mteb/models/bge_models.py, the registry of what was evaluated.
 ENTRIES = (
     _bert("bge-small-en", "4778d71a06863076696b03fd2777eb118712cad8", 33_360_000),
@@ -167,6 +193,9 @@ ENTRIES = (
     BGE_M3,
     BGE_EN_ICL,
     BGE_GEMMA2,
+    _reranker("bge-reranker-base", 278_045_185, size="base", tokens=512),
+    _reranker("bge-reranker-large", 559_891_457, size="large", tokens=512),
+    _reranker("bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),
 )
 
 

@@ -70,7 +70,7 @@ class Modules:
     pooling    modes with + between, of which the vectors stand one behind another
     steps      between pooling and the last normalisation
     normalize  whether vectors have length 1 at the end
-    head       that the vector is
+    head       what the vector is: dense, or a reranker's score
     """
 
     pooling: str | None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from bge_export.checkpoint import heads
+from bge_export.checkpoint import cross_encoder, heads
 from bge_export.checkpoint.catalog import Entry
 from bge_export.checkpoint.config import quoted, read_json
 from bge_export.checkpoint.files import model_folder, sentence_settings
@@ -37,7 +37,7 @@ PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
 READ_SETTINGS = ("max_seq_length", "do_lower_case")
 
 
-READERS: tuple[Callable[[Path], Modules | None], ...] = (read_modules,)
+READERS: tuple[Callable[[Path], Modules | None], ...] = (cross_encoder.read, read_modules)
 """What may stand behind a transformer: the first that knows a folder's files says it."""
 
 
@@ -68,6 +68,11 @@ class Recipe:
     similarity: Similarity = "cosine"
 
 
+def modules_of(folder: Path) -> Modules:
+    """What stands behind a checkpoint's transformer. Raises CheckpointError: what we do not compute."""
+    return next(modules for read in READERS if (modules := read(folder)))
+
+
 def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options: Options) -> Recipe:
     """The recipe of a checkpoint: the sentence-transformers files decide, then the catalog, then `options`.
 
@@ -76,7 +81,7 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
     Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
     that leave something open.
     """
-    modules = next(modules for read in READERS if (modules := read(folder)))
+    modules = modules_of(folder)
     settings = _settings(folder)
     return Recipe(
         pooling=_decide_pooling(folder, modules.pooling, entry, options),

@@ -13,6 +13,7 @@ class Limits:
     """The largest errors allowed: of dense and ColBERT vectors by `measure`, and the difference of sparse weights.
 
     Where the measure is the cosine, which knows of no scale, the length of that difference over the weights' length.
+    Scores' differences are measured over the largest score's size, and have the weights' limit.
     """
 
     measure: Measure = "difference"
@@ -23,4 +24,5 @@ class Limits:
         """The measure of a head's errors, and the largest allowed."""
         if HEADS[head].is_vectors:
             return self.measure, self.vectors
-        return "difference" if self.measure == "difference" else "relative", self.sparse
+        plain = self.measure == "difference" and HEADS[head].gives == "weights"
+        return "difference" if plain else "relative", self.sparse

@@ -118,7 +118,7 @@ TABLE = (
         lowering=lambda *_: Lowering(portable.SWAPS),
         graph="onnx/model.onnx",
         plain=True,
-        outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state"},
+        outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state", "score": "logits"},
     ),
     Target(name="cpu-fp32", causal=True, provider=CPU, layout="equal", lowering=lambda *_: Lowering(cpu_fp32.SWAPS)),
     _nbits("cpu-int8", 8, bytes_per_weight=1.1),

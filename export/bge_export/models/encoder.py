@@ -125,18 +125,23 @@ class Encoder(HeadedEncoder[Sizes]):
     def words(self) -> ir.Value:
         """Word embeddings of the tokens, with token type 0 added.
 
-        All tokens of one text have type 0, so its row is added to the table once, here. The sum (word + type) +
-        position keeps PyTorch's order: it is bit-identical.
+        All tokens of one text have type 0, so its row is added to the table once, here; of a pair each has its own.
+        The sum (word + type) + position keeps PyTorch's order: it is bit-identical.
         """
-        name = "embeddings.word_embeddings.weight"
+        name, types_name = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
 
         def rows(start: int, stop: int) -> Array:
-            types = self.weights.read("embeddings.token_type_embeddings.weight")
-            table: Array = self.weights.read(name, rows=slice(start, stop)) + types[0]
+            words = self.weights.read(name, rows=slice(start, stop))
+            table: Array = words if self.inputs.types else words + self.weights.read(types_name)[0]
             return table
 
         table = self.graph.weight(self.weights.lazy_rows(name, rows))
-        return self.graph.call("lookup", "embeddings.word_embeddings", self.inputs.ids, table)
+        words = self.graph.call("lookup", "embeddings.word_embeddings", self.inputs.ids, table)
+        if self.inputs.types is None:
+            return words
+        module = "embeddings.token_type_embeddings"
+        types = self.graph.call("rows", module, self.weight(types_name), self.inputs.types)
+        return self.graph.call("residual", module, words, types)
 
     def build(self, *, pad_id: int | None = None) -> ir.Model:
         """The whole model; `pad_id` where positions count past the padding id. Outputs are float32."""

@@ -19,6 +19,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from bge_export.checkpoint.config import parse_config
 from bge_export.checkpoint.heads import FILES, LINEARS
+from bge_export.checkpoint.modules import weight_shapes
+from bge_export.checkpoint.recipe import modules_of
 from bge_export.checkpoint.weights import Shape
 from bge_export.models.families import MODELS
 from bge_onnx.errors import CheckpointError
@@ -49,6 +51,7 @@ def write(
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     family = MODELS[config["model_type"]]
     shapes = family.weight_shapes(parse_config(family.Config, config, folder / "config.json"))
+    shapes |= weight_shapes(modules_of(folder).steps)
     dtype = torch.bfloat16 if config.get("dtype") == "bfloat16" else torch.float32
     _require_room(folder, sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize)
     weight_map: dict[str, str] = {}

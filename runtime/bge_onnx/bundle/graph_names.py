@@ -7,6 +7,12 @@ from typing import Literal
 QUERY_TOKENS = "query_tokens"
 """A graph's input (1,) int64, where it has one: for how many tokens, from the first on, the last layer is computed."""
 
+TOKEN_TYPES = "token_type_ids"  # noqa: S105 - no password
+"""A graph's input of `input_ids`' shape, where a model tells a pair's texts apart: 0 for the first one, else 1."""
+
+SECOND = 1 << 40
+"""A token id of a pair's second text has this added, until a batch is made: its type is 1 then."""
+
 TEXT_STARTS, CU_SEQLENS, TOKEN_OFFSET = "text_starts", "cu_seqlens", "token_offset"
 """A packed graph's inputs beside input_ids (T,): for each token where its text begins, (T,) int64; the same by text and
 the end of the last, (B + 1,) int32; and (B, longest) int32, which ONNX Runtime's packed attention describes."""

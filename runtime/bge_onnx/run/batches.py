@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.bundle.graph_names import Layout
+from bge_onnx.bundle.graph_names import SECOND, Layout
 from bge_onnx.errors import InputError
 
 BUDGET_TOKENS: dict[Layout, int] = {"equal": 256, "padded": 512, "packed": 16384, "whole": 16384}
@@ -30,11 +30,18 @@ class Batch:
     rows       (B,) int64, each text's place in the caller's order
     input_ids  (B, T) int64, padded on the right where texts differ in length; packed, (T,) one text after another
     lengths    (B,) int64, tokens of each text
+    types      of input_ids' shape, 1 for tokens of a pair's second text; None where all are 0
     """
 
     rows: NDArray[np.int64]
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    types: NDArray[np.int64] | None = None
+
+    @property
+    def token_types(self) -> NDArray[np.int64]:
+        """Of input_ids' shape, 0 or 1: which text of a pair each token belongs to."""
+        return np.zeros_like(self.input_ids) if self.types is None else self.types
 
     @property
     def packed(self) -> bool:
@@ -118,8 +125,16 @@ def _batch(token_ids: Sequence[NDArray[np.int64]], rows: NDArray[np.int64], layo
     texts = [token_ids[row] for row in rows]
     lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
     if layout == "packed":
-        return Batch(rows=rows, input_ids=np.concatenate(texts), lengths=lengths)
+        return _typed(rows, np.concatenate(texts), lengths)
     input_ids = np.full((len(texts), len(texts[0])), pad_id, dtype=np.int64)
     for line, ids in enumerate(texts):
         input_ids[line, : len(ids)] = ids
-    return Batch(rows=rows, input_ids=input_ids, lengths=lengths)
+    return _typed(rows, input_ids, lengths)
+
+
+def _typed(rows: NDArray[np.int64], input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Batch:
+    """A batch whose tokens may have types."""
+    if input_ids.max(initial=0) < SECOND:
+        return Batch(rows=rows, input_ids=input_ids, lengths=lengths)
+    types, token_ids = np.divmod(input_ids, SECOND)
+    return Batch(rows=rows, input_ids=token_ids, lengths=lengths, types=types)

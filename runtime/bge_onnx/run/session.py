@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
-from bge_onnx.bundle.graph_names import KEPT_TOKENS, KEYS, ON_DEVICE, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, VALUES
+from bge_onnx.bundle.graph_names import (
+    KEPT_TOKENS,
+    KEYS,
+    ON_DEVICE,
+    PAST_KEYS,
+    PAST_VALUES,
+    QUERY_TOKENS,
+    TOKEN_TYPES,
+    VALUES,
+)
 from bge_onnx.errors import BundleError, InputError, first_line
 from bge_onnx.run.batches import Batch
 from bge_onnx.run.cuda import CUDA, Device, Outputs, device_held, records, warm_up_batches
@@ -173,6 +182,8 @@ class Session:
         feeds: dict[str, NDArray[Any]] = {"input_ids": batch.input_ids}
         if "attention_mask" in inputs:
             feeds["attention_mask"] = batch.attention_mask
+        if TOKEN_TYPES in inputs:
+            feeds[TOKEN_TYPES] = batch.token_types
         if QUERY_TOKENS in inputs:
             feeds[QUERY_TOKENS] = np.array([1 if self._dense_alone(names) else batch.input_ids.shape[1]])
         if PAST_KEYS in inputs:

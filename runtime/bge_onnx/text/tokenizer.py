@@ -78,6 +78,13 @@ class Tokenizer:
         clipped = [text if len(text) <= self._clip_chars else self._clip(text) for text in prompted]
         return [self._cut(encoding) for encoding in self.backend.encode_batch_fast(clipped)]
 
+    def first_tokens(self, texts: Sequence[str], tokens: int) -> list[NDArray[np.int64]]:
+        """The first `tokens` token ids of each text, without special tokens. Only what can matter is read."""
+        short = Tokenizer(self.backend, tokens)
+        clipped = [text if len(text) <= short._clip_chars else short._clip(text) for text in texts]
+        encodings = self.backend.encode_batch_fast(clipped, add_special_tokens=False)
+        return [np.array(encoding.ids[:tokens], dtype=np.int64) for encoding in encodings]
+
     def untruncated(self, texts: Iterable[str], *, special: bool = True) -> list[NDArray[np.int64]]:
         """All token ids (T,) int64 of each text, however many, with the special tokens or without.
 
