@@ -29,8 +29,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "embedder": {"errors", "bundle", "text", "run", "vectors", "embed"},
         "reranker": {"errors", "bundle", "text", "run", "vectors", "embed"},
         "bge_onnx": {"errors", "bundle", "vectors", "embedder", "reranker"},
-        "flag": {"errors", "bundle", "text", "run", "vectors", "embed", "embedder"},
-        "cli": {"errors", "files", "bundle", "run", "vectors", "embed", "embedder"},
+        "flag": {"errors", "bundle", "text", "run", "vectors", "embed", "embedder", "reranker"},
+        "cli": {"errors", "files", "bundle", "run", "vectors", "embed", "embedder", "reranker"},
     },
     "bge_export": {
         "bge_export": set(),

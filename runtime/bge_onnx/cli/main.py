@@ -12,6 +12,7 @@ import click
 
 from bge_onnx.cli.command_line import run_command, split_devices
 from bge_onnx.cli.embed import embed
+from bge_onnx.cli.rank import rank
 
 if TYPE_CHECKING:
     from bge_onnx.bundle.bundle import Bundle
@@ -29,6 +30,7 @@ def cli() -> None:
 
 
 cli.add_command(embed)
+cli.add_command(rank)
 
 
 @cli.command()

@@ -13,5 +13,14 @@ from bge_onnx.flag.auto import FlagAutoModel
 from bge_onnx.flag.decoder import FlagICLModel, FlagLLMModel
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel
+from bge_onnx.flag.reranker import FlagAutoReranker, FlagReranker
 
-__all__ = ["BGEM3FlagModel", "FlagAutoModel", "FlagICLModel", "FlagLLMModel", "FlagModel"]
+__all__ = [
+    "BGEM3FlagModel",
+    "FlagAutoModel",
+    "FlagAutoReranker",
+    "FlagICLModel",
+    "FlagLLMModel",
+    "FlagModel",
+    "FlagReranker",
+]
