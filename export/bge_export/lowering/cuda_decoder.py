@@ -25,6 +25,8 @@ def lowering(precision: Precision) -> Lowering:
     swaps: dict[str, Swap] = {
         "lookup": lambda call: _body("lookup_in_float", call),
         "project": lambda call: _body("project_in", call, to=dtype.value),
+        "add_bias": lambda call: _body("add_bias_in", call, to=dtype.value),
+        "join_heads": lambda call: _body("join_heads_in", call, to=dtype.value),
         "rms_norm": lambda call: _body("rms_norm_in_float", call, epsilon=call.attributes["epsilon"].as_float()),
         "residual": lambda call: _body("residual_in_float", call),
         "gated_silu": lambda call: _body("gated_quick_gelu", call, to=dtype.value),
