@@ -151,6 +151,33 @@ BGE_GEMMA2 = Entry(
 )
 
 
+QWEN3_EMBEDDING = Entry(
+    repository="Qwen/Qwen3-Embedding-0.6B",
+    revision="main",  # no commit is known to us
+    licence="apache-2.0",
+    parameters=595_776_512,
+    config={
+        "model_type": "qwen3",
+        "vocab_size": 151669,
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "hidden_act": "silu",
+        "dtype": "bfloat16",
+    },
+    query_prompt="Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
+    lower_case=False,
+    pooling="last",
+    max_tokens=32768,
+)
+
+
 def _reranker(name: str, parameters: int, *, size: str, tokens: int, licence: str = "mit") -> Entry:
     width, layers, heads, inner = SIZES[size]
     return Entry(
@@ -193,6 +220,7 @@ ENTRIES = (
     BGE_M3,
     BGE_EN_ICL,
     BGE_GEMMA2,
+    QWEN3_EMBEDDING,
     _reranker("bge-reranker-base", 278_045_185, size="base", tokens=512),
     _reranker("bge-reranker-large", 559_891_457, size="large", tokens=512),
     _reranker("bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),
