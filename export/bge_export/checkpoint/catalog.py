@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -151,6 +152,30 @@ BGE_GEMMA2 = Entry(
 )
 
 
+BGE_CODE = Entry(
+    repository="BAAI/bge-code-v1",
+    revision="main",  # no commit is known to us
+    licence="apache-2.0",
+    parameters=1_543_714_304,
+    config={
+        "model_type": "qwen2",
+        "vocab_size": 151936,
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "hidden_act": "silu",
+    },
+    query_prompt="",  # a task's instruction, as <instruct>{}\n<query>{}
+    lower_case=False,
+    pooling="last",
+    max_tokens=32768,
+)
+
 QWEN3_EMBEDDING = Entry(
     repository="Qwen/Qwen3-Embedding-0.6B",
     revision="main",  # no commit is known to us
@@ -217,9 +242,14 @@ ENTRIES = (
     _bert("bge-small-zh-v1.5", "7999e1d3359715c523056ef9478215996d62a620", 23_953_920),
     _bert("bge-base-zh-v1.5", "f03589ceff5aac7111bd60cfc7d497ca17ecac65", 102_267_648),
     _bert("bge-large-zh-v1.5", "79e7739b6ab944e86d6171e44d24c997fc1e0116", 325_522_432),
+    dataclasses.replace(
+        _bert("bge-large-zh", "main", 325_522_432), repository="BAAI/bge-large-zh-noinstruct", query_prompt=""
+    ),
     BGE_M3,
+    dataclasses.replace(BGE_M3, repository="BAAI/bge-m3-unsupervised", revision="main", heads=("dense",)),
     BGE_EN_ICL,
     BGE_GEMMA2,
+    BGE_CODE,
     QWEN3_EMBEDDING,
     _reranker("bge-reranker-base", 278_045_185, size="base", tokens=512),
     _reranker("bge-reranker-large", 559_891_457, size="large", tokens=512),
