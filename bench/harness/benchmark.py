@@ -69,7 +69,7 @@ def export(model: str, target: str, checkpoint: Path, out: Path, calibrate: str 
         "seconds": found["seconds"],
         "peak_mib": found["peak_mib"],
         "size_mb": sum(file["size_bytes"] for file in record["files"].values()) / 1e6,
-        "parity": {**record["parity"]["heads"]["dense"], "reference": record["parity"]["reference"]},
+        "parity": {**next(iter(record["parity"]["heads"].values())), "reference": record["parity"]["reference"]},
     }
 
 
