@@ -290,3 +290,59 @@ def test_flagembeddings_class(bundle, reranker):
     assert flag.compute_score(PAIRS[:1], max_length=20, query_max_length=4, normalize=True)[0] > 0
     with pytest.raises(InputError, match="model_class: expected one of encoder-only-base"):
         FlagAutoReranker.from_finetuned(str(bundle.folder), model_class="decoder-only-base")
+
+
+@pytest.fixture
+def task(tmp_path):
+    """A folder in BEIR's form: five queries, twelve passages."""
+    folder = tmp_path / "task"
+    folder.mkdir()
+    words = ["tea", "coffee", "rank", "search", "vector", "token", "graph", "model", "score", "text", "word", "page"]
+    passages = [{"_id": f"p{n}", "text": " ".join(words[n:] + words[:n])} for n in range(12)]
+    queries = [{"_id": f"q{n}", "text": f"{words[n]} {words[n + 1]}"} for n in range(5)]
+    for name, rows in (("corpus", passages), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = "".join(f"q{n}\tp{n}\t1\n" for n in range(5))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\n" + judged)
+    return folder
+
+
+def test_evaluate_reranks_the_best(bundle, checkpoint, tiny_bundle, task, tmp_path):
+    """nDCG@10 of the new ranking; two rerankers are compared, and one with itself is the same."""
+    from bge_export.cli.main import cli as export_cli
+
+    command = ["evaluate", str(tiny_bundle), "--task", str(task), "--top-k", "8", "--json"]
+    once = CliRunner().invoke(export_cli, [*command, "--rerank", str(bundle.folder)])
+    assert once.exit_code == 0, once.output
+    assert 0 < json.loads(once.stdout)["all"]["reranked_ndcg_at_10"] <= 1
+    both = CliRunner().invoke(export_cli, [*command, *["--rerank", str(bundle.folder)] * 2])
+    found = json.loads(both.stdout)["all"]
+    assert found["reranked_ndcg_at_10"] == found["other_reranked_ndcg_at_10"]
+    assert [found[f"rerankers_{name}"] for name in ("top_10_overlap", "same_best")] == [1, 1]
+    assert found["rerankers_spearman"] == pytest.approx(1)
+
+
+def test_a_reranked_ranking_is_by_score(bundle, reranker, task):
+    """The candidates in the order of their scores; those alone count."""
+    from bge_export.evaluate.reranking import rerank
+    from bge_export.evaluate.tasks import open_task
+
+    opened = open_task(str(task), None)
+    candidates = np.array([[0, 5, 7], [2, 1, 3], [4, 6, 8], [3, 9, 10], [11, 4, 0]])
+    found = rerank(opened, candidates, reranker)
+    passages, queries = list(opened.corpus.values()), list(opened.queries.values())
+    for row, places in enumerate(candidates):
+        ranked = reranker.rank(queries[row], [passages[place] for place in places])
+        assert found.best[row].tolist() == [places[hit.index] for hit in ranked]
+
+
+def test_sentence_pairs_are_not_reranked(bundle, tiny_bundle, tmp_path):
+    from bge_export.cli.main import cli as export_cli
+
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("ab,ab cd,5\nab,xy,1\ncd,cd,4\n")
+    shown = CliRunner().invoke(
+        export_cli, ["evaluate", str(tiny_bundle), "--task", str(pairs), "--rerank", str(bundle.folder)]
+    )
+    assert isinstance(shown.exception, InputError)
+    assert "--rerank: expected a task with queries and passages" in str(shown.exception)

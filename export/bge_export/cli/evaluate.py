@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bge_export.evaluate.scoring import Scores
     from bge_export.evaluate.tasks import Task
@@ -33,6 +34,11 @@ if TYPE_CHECKING:
     help="Of the judgements in a folder: dev for qrels/dev.tsv. By default qrels.tsv, else test, else the only one.",
 )
 @click.option("--name", help="Under which `bge info` keeps the result; the task's or the folder's name by default.")
+@click.option(
+    "--rerank", "rerankers", multiple=True, metavar="BUNDLE",
+    help="Also rank each query's best passages by this reranker. Given twice, the first is compared with the second.",
+)  # fmt: skip
+@click.option("--top-k", type=click.IntRange(1, 100), default=100, show_default=True, help="So many for --rerank.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def evaluate(
@@ -42,6 +48,8 @@ def evaluate(
     checkpoint: Path | None,
     split: str | None,
     name: str | None,
+    rerankers: tuple[str, ...],
+    top_k: int,
     threads: int | None,
     *,
     as_json: bool,
@@ -61,12 +69,15 @@ def evaluate(
     Examples:
       bge-export evaluate bge-small --task stsb
       bge-export evaluate my-bundle --task ./my-beir-folder --checkpoint ./my-model --json
+      bge-export evaluate bge-m3 --task scifact --rerank reranker-int8 --rerank reranker-fp32
     """
     from bge_export.bundle import writer
-    from bge_export.evaluate import scoring
+    from bge_export.evaluate import reranking, scoring
     from bge_export.evaluate.tasks import open_task
     from bge_onnx import BundleError, Embedder
 
+    if len(rerankers) > 2:
+        raise click.UsageError("--rerank: give one reranker, or two to compare")
     opened = open_task(task, data, split=split, name=name)
     embedder = Embedder.open(bundle, threads=threads)
     prompts = embedder.bundle.prompts
@@ -74,9 +85,12 @@ def evaluate(
     if checkpoint is not None:
         wanted = _of_pytorch(embedder, checkpoint, opened)
     candidates = wanted.best if wanted else None
+    reranking.require_retrieval(opened, rerankers)
     scores = scoring.evaluate(opened, scoring.bundle_system(embedder), prompts, candidates=candidates)
     if wanted:
         close = scoring.fidelity(scores, wanted)
+    if rerankers:
+        scores = _reranked(opened, scores, rerankers, top_k, threads)
     _print_scores(opened.name, scores, wanted, close, as_json=as_json)
     if wanted and Path(bundle).is_dir():  # not in the Hub's cache
         reference = {f"reference_{name}": value for name, value in wanted.values.items()}
@@ -88,6 +102,21 @@ def evaluate(
                 f"{bundle}: expected a manifest that scores can be written to, found {error.strerror}.\n"
                 "    They are printed above; `bge info` does not show them."
             ) from error
+
+
+def _reranked(task: Any, scores: Scores, names: Sequence[str], top_k: int, threads: int | None) -> Scores:
+    """The scores, with nDCG@10 of the first reranker's ranking, and how close it is to the second's."""
+    from bge_export.evaluate import reranking
+    from bge_onnx import Reranker
+
+    assert scores.best is not None
+    candidates = scores.best[:, :top_k]
+    found = [reranking.rerank(task, candidates, Reranker.open(name, threads=threads)) for name in names[:2]]
+    values = {"reranked_ndcg_at_10": found[0].ndcg_at_10}
+    if len(found) == 2:
+        values["other_reranked_ndcg_at_10"] = found[1].ndcg_at_10
+        values |= {f"rerankers_{name}": value for name, value in reranking.closeness(*found).items()}
+    return dataclasses.replace(scores, values={**scores.values, **values})
 
 
 def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:
