@@ -251,7 +251,7 @@ ENTRIES = (
     BGE_GEMMA2,
     BGE_CODE,
     QWEN3_EMBEDDING,
-    _reranker("bge-reranker-base", 278_045_185, size="base", tokens=512),
+    _reranker("bge-reranker-base", 278_044_417, size="base", tokens=512),
     _reranker("bge-reranker-large", 559_891_457, size="large", tokens=512),
     _reranker("bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),
 )
