@@ -190,8 +190,9 @@ def test_random_weights_are_the_same_for_the_same_seed(tmp_path):
 
 
 def test_the_catalog_knows_all_models():
-    """All names of v1 and v1.5, bge-m3 and the decoders, each with its own pinned revision, instruction and licence; those whose
-    commits nobody told us at the newest.
+    """All names of v1 and v1.5, bge-m3 and the decoders, each with its own pinned revision, instruction and licence.
+
+    Those whose commits nobody told us are taken as they are now.
     """
     names = {
         f"bge-{size}-{language}{v}"
