@@ -273,9 +273,13 @@ def systems(examples: list[list[dict[str, str]]]) -> list[tuple[str, str, Any, A
         ("FlagAutoModel", "bge-multilingual-gemma2", dense_calls, OPTIONS),
         ("FlagICLModel", "bge-en-icl", few_shot, ICL_OPTIONS[1:]),
         ("FlagAutoModel", "bge-en-icl", few_shot, ICL_OPTIONS[1:2]),
-        ("FlagReranker", "bge-reranker-base", reranker_calls, RERANKER_OPTIONS),
-        ("FlagAutoReranker", "bge-reranker-v2-m3", reranker_calls, RERANKER_OPTIONS[:1]),
     ]
+
+
+RERANKERS = [
+    ("FlagReranker", "bge-reranker-base", reranker_calls, RERANKER_OPTIONS),
+    ("FlagAutoReranker", "bge-reranker-v2-m3", reranker_calls, RERANKER_OPTIONS[:1]),
+]
 
 
 def opened(module: Any, name: str, folder: Path, options: dict[str, Any]) -> Any:
@@ -289,10 +293,11 @@ def main() -> None:
     parser.add_argument("--head-files", type=Path, help="folder with sparse_linear.pt and colbert_linear.pt")
     parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model, for bge-en-icl")
     parser.add_argument("--examples", type=Path, help="folder of .json files with few-shot examples, for bge-en-icl")
+    parser.add_argument("--rerankers", action="store_true", help="these alone, in an environment with transformers 4")
     parser.add_argument("--only", help="models whose names begin so")
     arguments = parser.parse_args()
     passed = True
-    chosen = systems(read_examples(arguments.examples))
+    chosen = RERANKERS if arguments.rerankers else systems(read_examples(arguments.examples))
     changes = {
         "bge-small-en-v1.5": BERT,
         "bge-m3": {} if arguments.full else SHRUNK,
