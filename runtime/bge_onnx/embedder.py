@@ -64,7 +64,7 @@ class Embedder:
         """Open a bundle: a local folder, or a Hub repository that holds one (downloaded once).
 
         threads   cores to use; None for all that the scheduler and the container allow
-        devices   GPU numbers, for bundles that run on GPUs; None for the first. Each of several GPUs has a process
+        devices   GPU numbers, for bundles that run on GPUs; None for the first. Several GPUs: one process each
         device_memory  most bytes of each GPU for weights and activations, not counting CUDA's own; None for all
         revision  branch, tag or commit of the Hub repository
         cache_dir  where downloads are kept; None for huggingface_hub's own cache

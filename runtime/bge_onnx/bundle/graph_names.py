@@ -20,7 +20,7 @@ in the documentation of ONNX Runtime's packed attention."""
 
 POSITION_IDS, POSITIONS_PAST_PADDING = "position_ids", "positions_past_padding"
 """A packed graph also has one of these inputs, (T,) int64. The first is a token's index in its text. The second is the
-padding id plus the number of tokens, up to this one, that are not padding; for a padding token, it is the padding id."""
+padding id plus the number of tokens, up to this one, that are not padding; for a padding token, just the padding id."""
 
 STATE_ROWS, POOLED_ROWS = "state_rows", "pooled_rows"
 """A packed graph's inputs (S,) and (B,) int64: the tokens that the last layer is computed for, and which of those the
@@ -35,7 +35,7 @@ PAST_KEYS, PAST_VALUES, KEPT_TOKENS, KEYS, VALUES = "past_keys", "past_values", 
 
 Layout = Literal["equal", "padded", "packed", "whole"]
 """How texts share a batch: `equal`, all of one length and no mask; `padded`, with an attention mask; `packed`, one
-after another without a text axis; `whole`, of causal models on a device, padded on the right, which no token attends to."""
+after another without a text axis; `whole`, of causal models on a device, padded on the right, where no token looks."""
 
 ON_DEVICE: frozenset[Layout] = frozenset({"packed", "whole"})
 """Of bundles that run on devices: what depends on lengths comes from the host."""

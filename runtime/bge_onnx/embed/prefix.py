@@ -129,8 +129,8 @@ class Prefix:
         return Embeddings(count=len(token_ids), by_head={**dict.fromkeys(HEADS), "dense": dense})
 
     def _shared(self, token_ids: Ids) -> int:
-        """How many tokens to take from the prefix. A long text takes none: behind a prefix, its attention needs a matrix
-        of tokens by tokens, which it does not need when the text is computed whole.
+        """How many tokens to take from the prefix. A long text takes none: behind a prefix, its attention needs a
+        matrix of tokens by tokens, which it does not need when the text is computed whole.
         """
         if self.past is None:
             return 0

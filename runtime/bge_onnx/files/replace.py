@@ -30,8 +30,8 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     The file is on the disk before it is renamed. What a killed process left for the same `path` is removed.
     force  replace a file that is at `path`; without it, a file that appears there in the meantime is left alone
 
-    Raises OSError: the folder cannot be written, or the disk is full. OSError, FileExistsError: what is at `path` cannot
-    or must not be replaced. What was written is kept then, and the error names it.
+    Raises OSError: the folder cannot be written, or the disk is full. OSError, FileExistsError: what is at `path`
+    cannot or must not be replaced. What was written is kept then, and the error names it.
     """
     path = path.absolute()
     remove_abandoned(path)
@@ -123,8 +123,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def put_folder(partial: Path, path: Path, *, force: bool) -> None:
     """Move the folder `partial` to `path`. With `force` another folder may be there: it is at `partial` afterwards.
 
-    Everything in `partial` is synced to the disk first. Readers see the old folder or the new one, where the system can exchange
-    names (Linux, macOS); elsewhere there is a moment without either.
+    Everything in `partial` is synced to the disk first. Readers see the old folder or the new one, where the system can
+    exchange names (Linux, macOS); elsewhere there is a moment without either.
     Raises FileExistsError: something is at `path`, and no `force`. OSError.
     """
     for folder, _, files in os.walk(partial):

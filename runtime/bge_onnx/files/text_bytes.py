@@ -75,7 +75,7 @@ def _unclear(name: str, expected: str, line: str) -> InputError:
 
 
 def _json_format(line: str, *, cut: bool) -> Format | None:
-    """The format that a first line shows which begins like JSON; None if it is no JSON. `cut`: its end was not read."""
+    """The format of a first line that begins like JSON; None if it is no JSON. `cut`: its end was not read."""
     kind: Format = "json" if line.startswith("[") else "jsonl"
     if cut:
         return kind if re.match(r'\{\s*"|\[\s*(\{\s*)?"', line) else None

@@ -75,8 +75,8 @@ def read_records(path: Path, fields: Fields | None = None, left_out: LeftOut | N
     """The texts of a file, one by one; `-` is stdin. Files of any size but for `json` are read bit by bit.
 
     Blank lines are no texts, whatever the format; an empty text of a record is one.
-    Raises InputError: no such file, a format that is not clear, or (unless `left_out` says otherwise) a record without a
-    text, with its file, line and field. InstallationError: the package that reads Parquet or zstd is missing.
+    Raises InputError: no such file, a format that is not clear, or (unless `left_out` says otherwise) a record without
+    a text, with its file, line and field. InstallationError: the package that reads Parquet or zstd is missing.
     """
     with contextlib.ExitStack() as stack:
         name = "stdin" if str(path) == "-" else str(path)

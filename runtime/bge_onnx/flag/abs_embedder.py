@@ -151,8 +151,8 @@ class AbsEmbedder(ABC):
         return dense.astype(self._number_type, copy=False)
 
     def _cut(self, texts: list[str], max_length: int) -> tuple[list[str], int | None]:
-        """The texts and their limit. If the limit has no room for a word, all texts are made empty, as FlagEmbedding then
-        embeds the special tokens alone.
+        """The texts and their limit. If the limit has no room for a word, all texts are made empty, as FlagEmbedding
+        then embeds the special tokens alone.
         """
         special = self.embedder.tokenizer.backend.num_special_tokens_to_add(is_pair=False)
         return ([""] * len(texts), None) if max_length == special else (texts, max_length)
@@ -168,8 +168,8 @@ class AbsEmbedder(ABC):
         return texts, isinstance(sentences, str)
 
     def _truncate_dim(self, heads: Sequence[str]) -> int | None:
-        """How many components are kept. As in a slice, `truncate_dim` may be larger than the vectors. The checkpoint's own
-        `truncate_dim` is not read, as in FlagEmbedding.
+        """How many components are kept. As in a slice, `truncate_dim` may be larger than the vectors. The checkpoint's
+        own `truncate_dim` is not read, as in FlagEmbedding.
         """
         widths = [width for head, width in self.embedder.bundle.dims.items() if head in heads and head != "sparse"]
         widest = max(widths, default=None)

@@ -12,9 +12,9 @@ from bge_onnx.bundle.graph_names import SECOND, Layout
 from bge_onnx.errors import InputError
 
 BUDGET_TOKENS: dict[Layout, int] = {"equal": 256, "padded": 512, "packed": 16384, "whole": 16384}
-"""Most tokens in a batch. With one core per batch, 256 take as long as 512 or some percent longer (bge-small, 1500 mixed
-texts: float32 31 to 33 s against 29 to 32 s, eight bits 15 to 18 s against 15 s). With 256, memory stays flat over ten
-thousand texts; with 512 not always. The sizes of packed and whole batches, which run on a GPU, are not measured yet."""
+"""Most tokens in a batch. With one core per batch, 256 take as long as 512 or some percent longer (bge-small, 1500
+mixed texts: float32 31 to 33 s against 29 to 32 s, eight bits 15 to 18 s against 15 s). With 256, memory stays flat
+over ten thousand texts; with 512 not always. Packed and whole batches run on a GPU: not measured yet."""
 
 PACKED_PLACES = 2
 """A packed batch whose texts were all as long as its longest would have at most so many times the budget of tokens."""
@@ -107,8 +107,8 @@ def _groups(descending: NDArray[np.int64], budget_tokens: int, layout: Layout) -
 
 
 def _packed_groups(descending: NDArray[np.int64], budget_tokens: int) -> Iterator[tuple[int, int]]:
-    """Ranges within the budget of tokens, and within PACKED_PLACES and PACKED_SQUARES: attention's buffers are as large as
-    if all texts were as long as the longest.
+    """Ranges within the budget of tokens, and within PACKED_PLACES and PACKED_SQUARES: attention's buffers are as
+    large as if all texts were as long as the longest.
     """
     ends = np.concatenate([[0], np.cumsum(descending)])
     start = 0

@@ -139,7 +139,7 @@ def _batch_of(lengths: NDArray[np.int64], *, packed: bool) -> Batch:
 
 
 def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
-    """The batch with empty texts added up to `texts` texts, and then one text of the tokens that `tokens` leaves over."""
+    """The batch with empty texts added up to `texts` texts, and then one text of the tokens left of `tokens`."""
     left = tokens - len(batch.input_ids)
     lengths = np.concatenate([batch.lengths, np.zeros(texts - len(batch.rows), dtype=np.int64), [left]])
     input_ids = np.concatenate([batch.input_ids, np.zeros(left, dtype=np.int64)])

@@ -81,8 +81,8 @@ def _preload() -> None:
     """Load CUDA's libraries from NVIDIA's packages, once.
 
     ONNX Runtime's module prints a message where they are missing, which belongs on stderr. So the module gets a `print`
-    of its own. sys.stdout is not redirected: all threads share it, and two that redirect it at the same time would
-    restore each other's value.
+    of its own. sys.stdout is not redirected: all threads share it, and two that redirect it at once would restore
+    each other's value.
     """
     ort.print = partial(print, file=sys.stderr)
     ort.preload_dlls()

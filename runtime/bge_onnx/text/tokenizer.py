@@ -22,7 +22,7 @@ CLIP_CHARS_PER_TOKEN = 32
 
 CLIP_MARGIN_WORDS = 8
 """A cut changes the word that it falls into, or the few pieces of a special token's name ("<pa|d>"). Earlier words stay
-as they are: models split word by word. Within a word the end can change the beginning (31 dashes are "-", "--", ...)."""
+the same: models split word by word. Within a word the end can change the beginning (31 dashes are "-", "--", ...)."""
 
 
 @dataclass(frozen=True, slots=True)
