@@ -102,7 +102,7 @@ class Reranker:
         budget_tokens     of a batch: memory grows with it, scores stay
         progress          a bar on stderr; None for one only on a terminal and when it takes seconds
 
-        On a CPU a pair's score is the same bits alone and in any batch.
+        On a CPU a pair gets bit for bit the same score, alone or in any batch.
         Raises InputError: no pairs of strings (their index is named), a limit out of range.
         """
         checked = check_pairs(pairs)

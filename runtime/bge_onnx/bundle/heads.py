@@ -35,7 +35,7 @@ HEADS: dict[str, Head] = {
         Head(name="score", gives="score"),
     )
 }
-"""By name, in the order in which results show them. Every bundle has the first, but rerankers, which have the last."""
+"""By name, in the order that results show. Every bundle has the first, except rerankers, which have the last."""
 
 FIRST = next(iter(HEADS))
 

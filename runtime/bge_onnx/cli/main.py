@@ -44,8 +44,8 @@ def score(
 ) -> None:
     """Rank PASSAGEs by their similarity to QUERY: JSON lines, best first.
 
-    A bundle with three heads ranks by their weighted mean, and prints the score of each; `null` is the mean of scores
-    that weigh nothing.
+    A bundle with three heads ranks by their weighted mean, and prints the score of each head. A mean whose weights add
+    up to 0 is printed as `null`.
 
     \b
     Example:
@@ -72,7 +72,7 @@ def score(
 @click.option("--verify", is_flag=True, help="Also compare the hash of every file.")
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as one JSON object.")
 def info(bundle: str, *, verify: bool, as_json: bool) -> None:
-    """Say what a bundle is, and where it runs: its graph is loaded to find out. On a GPU also which attention kernels.
+    """Say what a bundle is, and where it runs. The graph is loaded for that. On a GPU, also list its attention kernels.
 
     \b
     Example:
@@ -134,11 +134,12 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
 @cli.command("warm-up")
 @click.argument("bundle")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-@click.option("--devices", callback=split_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
+@click.option("--devices", callback=split_devices, metavar="N,…", help="For GPU bundles: GPU numbers, as 0,1.")
 def warm_up(bundle: str, threads: int | None, devices: list[int] | None) -> None:
-    """Load a bundle and run it, on GPUs in each size that is replayed: that it runs here, and how long that takes.
+    """Load a bundle and run it once (on GPUs, in each replayed size). Shows that it runs here, and how long that takes.
 
-    Its files are in the page cache then. What a GPU records ends with the process: services call `Embedder.warm_up()`.
+    Afterwards its files are in the page cache. What a GPU has recorded is lost when the process ends, so a service
+    should call `Embedder.warm_up()` itself.
 
     \b
     Example:

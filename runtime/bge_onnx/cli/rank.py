@@ -24,7 +24,7 @@ from bge_onnx.cli.embed import FORMATS
 @click.option("--title-field", default="title", show_default=True, help="Its text stands in front. Empty for none.")
 @click.option("--id-field", help="The field of the ids; _id or id by default, where there is one. Empty for none.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-@click.option("--devices", callback=split_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
+@click.option("--devices", callback=split_devices, metavar="N,…", help="For GPU bundles: GPU numbers, as 0,1.")
 def rank(
     bundle: str,
     query: str,

@@ -12,15 +12,15 @@ from bge_onnx.bundle.graph_names import SECOND, Layout
 from bge_onnx.errors import InputError
 
 BUDGET_TOKENS: dict[Layout, int] = {"equal": 256, "padded": 512, "packed": 16384, "whole": 16384}
-"""Tokens of a batch. With one core a batch 256 take what 512 take or some percent more (bge-small, 1500 mixed texts:
-float32 31 to 33 s and 29 to 32, eight bits 15 to 18 and 15), and ten thousand texts leave memory flat, which 512 do not
-always. Of packed and whole batches, which run on a GPU, not measured yet."""
+"""Most tokens in a batch. With one core per batch, 256 take as long as 512 or some percent longer (bge-small, 1500
+mixed texts: float32 31 to 33 s against 29 to 32 s, eight bits 15 to 18 s against 15 s). With 256, memory stays flat
+over ten thousand texts; with 512 not always. Packed and whole batches run on a GPU: not measured yet."""
 
 PACKED_PLACES = 2
-"""Times the budget of tokens: what a packed batch may have in tokens if all texts were as long as its longest."""
+"""A packed batch whose texts were all as long as its longest would have at most so many times the budget of tokens."""
 
 PACKED_SQUARES = 8192**2
-"""Of a packed batch, texts x tokens of the longest, squared: attention without a fused kernel holds as many scores."""
+"""Most texts x (tokens of the longest)**2 in a packed batch: attention without a fused kernel holds so many scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +107,8 @@ def _groups(descending: NDArray[np.int64], budget_tokens: int, layout: Layout) -
 
 
 def _packed_groups(descending: NDArray[np.int64], budget_tokens: int) -> Iterator[tuple[int, int]]:
-    """Ranges within the budget of tokens, and within what attention's buffers take, which are as large as if all texts
-    were as long as the longest: its places and its squares.
+    """Ranges within the budget of tokens, and within PACKED_PLACES and PACKED_SQUARES: attention's buffers are as
+    large as if all texts were as long as the longest.
     """
     ends = np.concatenate([[0], np.cumsum(descending)])
     start = 0

@@ -28,8 +28,8 @@ def libraries(bundle: Bundle) -> list[Path]:
 def register(options: ort.SessionOptions, path: Path) -> None:
     """Let sessions with these options run a library's operators.
 
-    Raises OperatorsError: it is damaged or another platform's, older than ONNX Runtime is new enough for, or
-    BGE_KERNELS_ISA names an instruction set that this CPU has not.
+    Raises OperatorsError: it is damaged, is another platform's, or needs a newer ONNX Runtime; or BGE_KERNELS_ISA names
+    an instruction set that this CPU does not have.
     """
     try:
         options.register_custom_ops_library(str(path))

@@ -80,8 +80,9 @@ def _session(bundle: Bundle, intra_op_threads: int, device: int, device_memory: 
 def _preload() -> None:
     """Load CUDA's libraries from NVIDIA's packages, once.
 
-    ONNX Runtime's module prints where they are missing, and that is stderr's. sys.stdout, which all threads share,
-    stays: another may redirect it at the same time, and one would restore what the other had set.
+    ONNX Runtime's module prints a message where they are missing, which belongs on stderr. So the module gets a `print`
+    of its own. sys.stdout is not redirected: all threads share it, and two that redirect it at once would restore
+    each other's value.
     """
     ort.print = partial(print, file=sys.stderr)
     ort.preload_dlls()

@@ -87,7 +87,7 @@ class Session:
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Each batch with the graph outputs `names`, as they get ready; `past` stands in front of every text.
 
-        Where they are the dense vectors alone, the last layer is computed for no token that these do not need.
+        If these are the dense vectors alone, the last layer is computed only for the tokens that they need.
 
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
@@ -200,7 +200,7 @@ class Session:
         feeds: Mapping[str, NDArray[Any]],
         options: ort.RunOptions | None = None,
     ) -> list[Any]:
-        """The graph's outputs, of weights as they were opened. Raises BundleError: they changed, or nothing comes."""
+        """The graph's outputs. Raises BundleError: the weights changed since they were opened, or the run failed."""
         mapped = self.bundle.mapped
         self.bundle.require_unwritten(mapped)  # reading a mapped file that was cut short would end the process
         try:
