@@ -113,7 +113,8 @@ class Embedder:
         normalize      True: dense and ColBERT vectors of length 1; False: as they are; None: as the model was published
         truncate_dim   keep so many leading components of dense and ColBERT vectors, before normalising
         mcls           long texts as the mean over a CLS token every 256 tokens (`bge_onnx.text.mcls`); dense only
-        budget_tokens  most tokens in a batch (None: 256 on a CPU, 512 where bundles pad, 16384 on a GPU); changes the memory, not the vectors
+        budget_tokens  most tokens in a batch (None: 256 on a CPU, 512 where bundles pad, 16384 on a GPU); changes the
+                       memory, not the vectors
         progress       a bar on stderr; None for one only on a terminal and when it takes seconds
 
         Raises InputError: texts that are no strings (their index is named), a head that the bundle has not, a limit out
