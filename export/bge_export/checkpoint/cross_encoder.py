@@ -27,7 +27,7 @@ def read(folder: Path) -> Modules | None:
     Raises CheckpointError: several labels, or a kind of model whose head we do not know.
     """
     path = model_folder(folder) / "config.json"
-    config: dict[str, Any] = read_json(path)
+    config: dict[str, Any] = read_json(path) if path.is_file() else {}
     architectures = config.get("architectures")
     named = isinstance(architectures, list) and any(str(name).endswith(TASK) for name in architectures)
     if not named:
