@@ -65,8 +65,8 @@ def evaluate(
     out, as in BEIR. A query without relevant passages scores 0. PyTorch's scores are kept in BGE_CACHE (else
     ~/.cache/bge-onnx) and are not computed again.
 
-    The tasks stsb and scifact read the folders eval-stsb and eval-scifact under --data or BGE_EVAL_DATA. Without either,
-    they come from the Hub.
+    The tasks stsb and scifact read the folders eval-stsb and eval-scifact under --data or BGE_EVAL_DATA. Without
+    either, they come from the Hub.
 
     \b
     Examples:
