@@ -526,7 +526,7 @@ def test_weights_behind_a_wrappers_name(checkpoint, prefix):
     store_weights(checkpoint, {prefix + name: tensor for name, tensor in tensors.items()})
     text = refusal(checkpoint)
     assert text.startswith("bert: expected weights named as transformers names them, embeddings.")
-    assert f"found them behind {prefix!r}.\n    They were saved with what was around the model" in text
+    assert f"found them behind {prefix!r}.\n    They were saved with a wrapper around the model" in text
     assert text.count("\n") == 1
 
 

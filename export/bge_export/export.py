@@ -97,7 +97,8 @@ def lowering_of(
 def _operators(request: Request, target: Target) -> Operators | None:
     """The operators that are asked for; the best at hand for "auto".
 
-    Raises InputError: this target has none, none were built, no such ones, or none that have a use for seven bits.
+    Raises InputError: the target has no operators, the installation has none, a name is unknown, or seven bits are
+    asked for without the operator that can use them.
     """
     if request.kernels == "auto":
         found = best_operators() if target.on_bytes else None
@@ -202,8 +203,8 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
     steps = recipe.steps if recipe.heads != (SCORE,) else ()
     if targets[request.target].layout == "packed" and (steps or recipe.pooling not in get_args(Pooling)):
         raise CheckpointError(
-            f"target: expected one for CPUs for pooling {recipe.pooling} with {len(steps)} modules behind it, "
-            f"found {request.target}, which has {', '.join(get_args(Pooling))} alone."
+            f"target: expected a CPU target, for pooling {recipe.pooling} with {len(steps)} modules after it, found "
+            f"{request.target}, which supports only {', '.join(get_args(Pooling))} without modules."
         )
     if MODELS[model_type].causal and recipe.steps:
         raise CheckpointError(

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--split",
-    help="Of the judgements in a folder: dev for qrels/dev.tsv. By default qrels.tsv, else test, else the only one.",
+    help="Judgements to use in a folder, as dev for qrels/dev.tsv. By default qrels.tsv, else test, else the only one.",
 )
-@click.option("--name", help="Under which `bge info` keeps the result; the task's or the folder's name by default.")
+@click.option("--name", help="Name of the result in `bge info`; by default the task's or the folder's name.")
 @click.option(
     "--rerank", "rerankers", multiple=True, metavar="BUNDLE",
     help="Also rank each query's best passages by this reranker. Given twice, the first is compared with the second.",
 )  # fmt: skip
-@click.option("--top-k", type=click.IntRange(1, 100), default=100, show_default=True, help="So many for --rerank.")
+@click.option(
+    "--top-k", type=click.IntRange(1, 100), default=100, show_default=True, help="How many passages --rerank ranks."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def evaluate(
@@ -56,14 +58,15 @@ def evaluate(
 ) -> None:
     """Score a bundle on real data: Spearman for sentence pairs, nDCG@10 and recall@100 for retrieval.
 
-    With --checkpoint also how close its vectors and rankings are to float32 PyTorch's; `bge info` prints that then.
+    With --checkpoint, it also tells how close the bundle's vectors and rankings are to float32 PyTorch's. `bge info`
+    then prints that.
 
-    Equal scores are ranked by falling passage id, as trec_eval does; a passage with the query's own id is left out, as
-    BEIR does; a query of which nothing is relevant scores 0. What PyTorch reached is kept in BGE_CACHE (else
-    ~/.cache/bge-onnx) and not computed again.
+    Passages with equal scores are ranked by descending id, as in trec_eval. A passage with the query's own id is left
+    out, as in BEIR. A query without relevant passages scores 0. PyTorch's scores are kept in BGE_CACHE (else
+    ~/.cache/bge-onnx) and are not computed again.
 
-    The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the
-    Hub.
+    The tasks stsb and scifact read the folders eval-stsb and eval-scifact under --data or BGE_EVAL_DATA. Without
+    either, they come from the Hub.
 
     \b
     Examples:

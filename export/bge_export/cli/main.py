@@ -88,13 +88,14 @@ def list_models(*, as_json: bool) -> None:
 )
 @click.option("--revision", help="Branch, tag or commit on the Hub, instead of the pinned one.")
 @click.option(
-    "--random-weights", "seed", type=int, metavar="SEED", help="True architecture, seeded weights: for tests and speed."
-)
-@click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Where no file says it.")
+    "--random-weights", "seed", type=int, metavar="SEED",
+    help="The model's true architecture with random weights from this seed, for tests and speed.",
+)  # fmt: skip
+@click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="The pooling, if no file says it.")
 @click.option("--query-prompt", help="Text in front of queries, instead of the model's own.")
 @click.option("--passage-prompt", help="Text in front of passages, instead of the model's own.")
 @click.option("--max-tokens", type=click.IntRange(min=3), help="Cut texts here, instead of the model's own limit.")
-@click.option("--lower-case/--keep-case", default=None, help="Where the checkpoint's files contradict each other.")
+@click.option("--lower-case/--keep-case", default=None, help="What to do where the checkpoint's files disagree.")
 @click.option("--heads", callback=_heads, help="Out of dense,sparse,colbert; all that the checkpoint has by default.")
 @click.option(
     "--head-files", type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -110,8 +111,8 @@ def list_models(*, as_json: bool) -> None:
 )  # fmt: skip
 @click.option(
     "--calibrate", "calibration", metavar="FILE|random|none",
-    help="For cpu-int8 of encoders: round weights so that these texts, one a line, err least. Without a file these are "
-    "random token ids; none rounds each weight by itself, in less time.",
+    help="For cpu-int8 of encoders: a file of texts, one per line. Weights are rounded so that errors on these texts "
+    "are smallest. random, the default, takes random token ids. none rounds each weight by itself, which is faster.",
 )  # fmt: skip
 @click.option(
     "--kernels", type=click.Choice(["none", "auto"]), default="auto", show_default=True,
@@ -124,7 +125,7 @@ def list_models(*, as_json: bool) -> None:
     "AVX2 and no VNNI, and errs more.",
 )  # fmt: skip
 @click.option(
-    "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine that has none."
+    "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine without CUDA."
 )
 @click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
 def run(
@@ -153,7 +154,7 @@ def run(
 
     MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT, XLM-R, Mistral or Gemma2
     embedding model.
-    With --checkpoint it is just the bundle's name, unless it is a known one, and the folder's own files decide.
+    With --checkpoint, the folder's own files decide. MODEL is then only the bundle's name, unless it is a known name.
 
     \b
     Examples:
@@ -233,7 +234,7 @@ def check(
 ) -> None:
     """Compare a bundle with float32 PyTorch; exit 1 when an error is over its limit.
 
-    Weights from the Hub are found again by themselves, random ones made again; others need --checkpoint.
+    Weights from the Hub are found again without help, and random weights are made again. Others need --checkpoint.
 
     \b
     Examples:

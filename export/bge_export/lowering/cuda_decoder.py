@@ -1,8 +1,8 @@
 """Targets `cuda-fp16` and `cuda-bf16` of decoders: products, rotations and attention in half precision.
 
 The residual stream and the norms stay in float32: Gemma2's states leave float16's range, and its norms' 1 + weight is
-lost in bfloat16. So do activations of gates, which ONNX Runtime would compute in half precision where PyTorch computes
-them in float32. Attention is ONNX Runtime's GroupQueryAttention, which holds no matrix of tokens by tokens.
+lost in bfloat16. The activations of gates stay in float32 too, as in PyTorch; ONNX Runtime would compute them in half
+precision. Attention is ONNX Runtime's GroupQueryAttention, which holds no matrix of tokens by tokens.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ class Target:
     precision     of its layers: a family takes float16 or bfloat16 as its `half` says
     lowering      of a model's configuration
     limits        of errors against PyTorch
-    on_bytes      linear layers take bytes: there are calibration, operators, bits of activations to choose
-    stores        matrices, where --weights says nothing else
-    stores_fp16   --weights fp16 may say so
+    on_bytes      linear layers take bytes, so calibration, operators and bits of activations can be chosen
+    stores        how matrices are stored, unless --weights says otherwise
+    stores_fp16   whether --weights fp16 is allowed
     weights       the file beside the graph
     plain         as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs       output -> its name where others look for it

@@ -4,8 +4,8 @@ Mirrors transformers' MistralModel and Gemma2Model:
 https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/mistral/modeling_mistral.py
 https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/gemma2/modeling_gemma2.py
 
-No token has padding in front of it, so its position is its index, behind the positions of a prefix where a graph takes
-one. The last layer is computed for the last token alone, which is pooled.
+No token has padding in front of it, so its position is its index. If a graph takes a prefix, its positions come
+first. The last layer is computed for the last token alone, which is pooled.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Decoder:
         return graph.finish(outputs | tokens.outputs())
 
     def layer(self, number: int, hidden: ir.Value, tokens: DecoderInputs) -> ir.Value:
-        """Layer `number` of `hidden` (B, T, D): the next hidden states, of the last layer those of the last token."""
+        """The states after layer `number` of `hidden` (B, T, D). The last layer gives those of the last token alone."""
         module, layout, graph = f"layers.{number}", self.layout, self.graph
         last = number == self.config.num_hidden_layers - 1
         normed = self.norm(f"{module}.{layout.before_attention}", hidden)

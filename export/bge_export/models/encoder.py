@@ -68,8 +68,8 @@ def encoder_family(
     """A family of encoders.
 
     task_head     the beginning of the names of a masked-language-model head's weights
-    past_padding  positions are counted over the ids that are not the padding id, and rows 0 to that id of the table
-                  belong to none, as PyTorch has it: a text may hold the padding token as a word
+    past_padding  as in PyTorch, only ids other than the padding id have positions, and these count from the table's
+                  row behind the padding id; a text may hold the padding token as a word
     """
     model_type = config.required["model_type"]
 
@@ -158,7 +158,7 @@ class Encoder(HeadedEncoder[Sizes]):
     def layer(self, number: int, queries: ir.Value, hidden: ir.Value, *, last: bool = False) -> ir.Value:
         """Layer `number` for `queries` (…, Q, D) that look at the tokens `hidden` (…, T, D).
 
-        Returns (…, Q, D), or of the last layer those of them that `tokens` keeps.
+        Returns (…, Q, D). The last layer returns only the rows that `inputs.after_attention` keeps.
         """
         module = f"encoder.layer.{number}"
         names = ("query", "key", "value")

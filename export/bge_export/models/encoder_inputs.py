@@ -43,16 +43,16 @@ class EncoderInputs(Protocol):
         """The tokens whose queries the last layer is given."""
 
     def after_attention(self, hidden: ir.Value) -> ir.Value:
-        """Those of them that the last layer goes on with."""
+        """The rows that the last layer goes on with after its attention."""
 
     def pooled(self, states: ir.Value) -> ir.Value:
         """One vector (B, D) a text, from the last layer's states."""
 
     def before_rows(self, module: str, states: ir.Value) -> ir.Value:
-        """The states that a vector a token is made of; `module` names the nodes."""
+        """The states from which each token's vector is computed; `module` names the nodes."""
 
     def masked_rows(self, module: str, rows: ir.Value) -> ir.Value:
-        """Vectors a token, those of padding zero."""
+        """A vector for each token, zeros for padding."""
 
 
 class Padded:

@@ -64,7 +64,7 @@ LENGTHS = (
 """Around the multiples where kernels have tails, up to the model's limit."""
 
 MULTIPLICATIONS = 10**13
-"""That a check may cost, times two: some minutes on two cores."""
+"""A check may cost twice this many: some minutes on two cores."""
 
 TEXTS = (
     "",
@@ -98,9 +98,9 @@ def require_provider(target: Target) -> None:
 
 
 def expect(checkpoint: Path, recipe: Recipe, lowering: Lowering, *, progress: bool = False) -> Expected:
-    """Run the reference, rounding where the target rounds: what is compared is the graph.
+    """Run the reference. It rounds where the target rounds, so that only the graph is compared.
 
-    What the rounding itself costs, `bge-export evaluate` tells. A target whose layers are float16 or bfloat16 may err
+    `bge-export evaluate` tells what the rounding itself costs. A target whose layers are float16 or bfloat16 may err
     twice as much as PyTorch does in that precision on these texts. PyTorch's memory is free again afterwards.
     """
     tokenizer = load_tokenizer(checkpoint)
@@ -136,7 +136,7 @@ def pairs_of(
 ) -> tuple[list[tuple[str, str]], list[list[int]]]:
     """Pairs of texts of every kind, and their token ids as transformers joins them; types as `SECOND` says.
 
-    Those whose query is cut are left out: FlagEmbedding cuts it before it is joined, which transformers alone cannot.
+    Pairs whose query would be cut are left out. FlagEmbedding cuts a query before joining it, and transformers cannot.
     """
     if recipe.lower_cased:
         tokenizer = copy.deepcopy(tokenizer)

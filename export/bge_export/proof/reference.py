@@ -43,8 +43,8 @@ def embed(
     """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
-    lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
-                   have PyTorch's here, on a GPU if there is one; vectors are normalised in float32
+    lowering       PyTorch rounds as this does, so what is left is the graph's error. If its layers are below float32,
+                   PyTorch's are too, on a GPU if there is one; vectors are normalised in float32
     """
     if MODELS[read_json(model_folder(folder) / "config.json")["model_type"]].causal:
         states = [

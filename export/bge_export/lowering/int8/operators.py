@@ -1,7 +1,7 @@
 """Target `cpu-int8` of encoders, with the operators of `bge_kernels` where they are wanted: fewer passes over memory.
 
-Linear layers without GELU are the same bits as those of `cpu_int8`'s standard operators, given the same rows; those are
-rotated and summed in another order, and rounded with a reciprocal where standard operators divide.
+Given the same rows, linear layers without GELU give the same bits as `cpu_int8`'s standard operators. But the rows
+differ: they are rotated and summed in another order, and rounded with a reciprocal where standard operators divide.
 """
 
 from __future__ import annotations
