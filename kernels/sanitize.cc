@@ -1,5 +1,5 @@
 // Every operator on seeded random shapes, in buffers that end where their arrays end: for AddressSanitizer and
-// UndefinedBehaviorSanitizer, which a library inside Python would hide. Prints what it ran; see CMakeLists.txt.
+// UndefinedBehaviorSanitizer, which a library inside Python would hide. Prints what it ran; see build.py.
 #include <cstdio>
 #include <memory>
 #include <random>

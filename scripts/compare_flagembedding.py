@@ -20,8 +20,10 @@ from bge_export.checkpoint import catalog, heads
 from bge_export.export import export
 from bge_export.models import random_checkpoint
 from bge_export.request import Request
-from bge_onnx import Embedder, flag
+from bge_onnx import Embedder, flag, reranker
+from bge_onnx.bundle.graph_names import SECOND
 from bge_onnx.embed.prefix import Prefix
+from bge_onnx.embed.vectors_of import vectors_of
 
 LIMIT = 2e-5
 TEXTS = [
@@ -132,6 +134,15 @@ def m3_calls() -> Iterator[Call]:
     yield "colbert_score", "colbert_score", (rows[0], rows[1, :3]), {}
 
 
+def reranker_calls() -> Iterator[Call]:
+    """Every pair of the texts, empty and over-long ones among them."""
+    pairs = list(itertools.product(TEXTS, TEXTS))
+    for options in ({}, {"normalize": True}, {"max_length": 40}, {"max_length": 64, "query_max_length": 8}):
+        yield f"compute_score({options})", "compute_score", (pairs,), options
+    yield "compute_score(one pair)", "compute_score", (PAIRS[2],), {}
+    yield "compute_score(batch_size=2)", "compute_score", (pairs[:9],), {"batch_size": 2}
+
+
 def icl_calls(files: list[list[dict[str, str]]]) -> Callable[[], Iterator[Call]]:
     """Queries zero-shot and behind each of `files`' examples, cut and whole; passages bare."""
 
@@ -168,7 +179,15 @@ def our_texts() -> Iterator[set[Ids]]:
         seen.update(tuple(ids.tolist()) for ids in token_ids)
         return embed_whole(self, token_ids, wanted, **options)
 
-    with patch.object(Embedder, "run", watched_run), patch.object(Prefix, "embed_whole", watched_embed_whole):
+    def watched_pairs(bundle: Any, session: Any, token_ids: Any, *arguments: Any, **options: Any) -> Any:
+        seen.update(tuple((ids % SECOND).tolist()) for ids in token_ids)
+        return vectors_of(bundle, session, token_ids, *arguments, **options)
+
+    with (
+        patch.object(Embedder, "run", watched_run),
+        patch.object(Prefix, "embed_whole", watched_embed_whole),
+        patch.object(reranker, "vectors_of", watched_pairs),
+    ):
         yield seen
 
 
@@ -216,6 +235,17 @@ OPTIONS: tuple[dict[str, Any], ...] = (
 )
 
 
+RERANKER_OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"normalize": True, "max_length": 48, "query_max_length": 12},
+    {
+        "query_instruction_for_rerank": "Find: ",
+        "query_instruction_format": "{}\\n{}",
+        "passage_instruction_for_rerank": "Passage: ",
+        "passage_instruction_format": "{}[{}]",
+    },
+)
+
 ICL_OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"query_instruction_for_retrieval": TASK},
@@ -246,9 +276,15 @@ def systems(examples: list[list[dict[str, str]]]) -> list[tuple[str, str, Any, A
     ]
 
 
+RERANKERS = [
+    ("FlagReranker", "bge-reranker-base", reranker_calls, RERANKER_OPTIONS),
+    ("FlagAutoReranker", "bge-reranker-v2-m3", reranker_calls, RERANKER_OPTIONS[:1]),
+]
+
+
 def opened(module: Any, name: str, folder: Path, options: dict[str, Any]) -> Any:
     found = getattr(module, name)
-    return (found.from_finetuned if name == "FlagAutoModel" else found)(str(folder), devices="cpu", **options)
+    return (found.from_finetuned if name.startswith("FlagAuto") else found)(str(folder), devices="cpu", **options)
 
 
 def main() -> None:
@@ -257,15 +293,18 @@ def main() -> None:
     parser.add_argument("--head-files", type=Path, help="folder with sparse_linear.pt and colbert_linear.pt")
     parser.add_argument("--tokenizer", type=Path, help="Mistral's tokenizer.model, for bge-en-icl")
     parser.add_argument("--examples", type=Path, help="folder of .json files with few-shot examples, for bge-en-icl")
+    parser.add_argument("--rerankers", action="store_true", help="these alone, in an environment with transformers 4")
     parser.add_argument("--only", help="models whose names begin so")
     arguments = parser.parse_args()
     passed = True
-    chosen = systems(read_examples(arguments.examples))
+    chosen = RERANKERS if arguments.rerankers else systems(read_examples(arguments.examples))
     changes = {
         "bge-small-en-v1.5": BERT,
         "bge-m3": {} if arguments.full else SHRUNK,
         "bge-multilingual-gemma2": GEMMA,
         "bge-en-icl": MISTRAL,
+        "bge-reranker-base": SHRUNK,
+        "bge-reranker-v2-m3": SHRUNK,
     }
     if arguments.full:
         chosen = [(name, model, calls, options[:1]) for name, model, calls, options in chosen[:1]]

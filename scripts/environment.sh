@@ -16,7 +16,7 @@ find_python() {
 make_environment() {
     local folder=$1 stamp
     shift
-    stamp=$(cat pyproject.toml constraints.txt | cksum)" $*"
+    stamp=$(find pyproject.toml constraints.txt kernels -name '[a-z]*.*' -type f ! -name 'library[0-9]*' ! -path '*__pycache__*' -print0 | sort -z | xargs -0 cat | cksum)" $*"
     if [ "$(cat "$folder/installed" 2>/dev/null)" != "$stamp" ]; then
         echo "setting up $folder (once; a minute or two)" >&2
         [ -x "$folder/bin/python" ] || "$(find_python)" -m venv "$folder"
@@ -24,29 +24,4 @@ make_environment() {
         echo "$stamp" >"$folder/installed"
     fi
     export PATH="$PWD/$folder/bin:$PATH"
-}
-
-# Debian 13's package has the headers of ONNX Runtime 1.21; it is taken from the mirror that apt uses, and not installed.
-fetch_headers() {
-    local folder=$PWD/.onnxruntime-headers mirror options
-    if [ ! -d "$folder/usr" ]; then
-        mirror=$(apt-get indextargets --format '$(REPO_URI)' | awk '/debian\/?$/ && !found++')
-        [ -n "$mirror" ] || return 1
-        mkdir -p "$folder"/{lists,cache/archives}/partial || return 1
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror trixie main" >"$folder/sources.list"
-        options=(-o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
-            -o "Dir::State::Lists=$folder/lists" -o "Dir::Cache=$folder/cache" -o APT::Sandbox::User=root)
-        apt-get "${options[@]}" -qq update || return 1
-        (cd "$folder" && apt-get "${options[@]}" -qq download libonnxruntime-dev && dpkg -x ./*.deb .) || return 1
-    fi
-    export BGE_ONNXRUNTIME_INCLUDE=$folder/usr/include/onnxruntime
-}
-
-# The custom operators, into the environment on the PATH. ONNX Runtime's headers are those that BGE_ONNXRUNTIME_INCLUDE
-# names, the system's, or Debian's package, unpacked here.
-build_kernels() {
-    if [ -z "${BGE_ONNXRUNTIME_INCLUDE:-}" ] && [ ! -d /usr/include/onnxruntime ]; then
-        fetch_headers || echo "no headers of ONNX Runtime could be fetched from a Debian mirror" >&2
-    fi
-    BGE_KERNELS=1 pip install --quiet --disable-pip-version-check --no-deps --editable . >&2
 }

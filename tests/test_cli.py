@@ -162,7 +162,9 @@ def test_info_says_what_it_is_and_where_it_runs(tiny_bundle):
 
 def test_list_names_all_models():
     """`bge-export list` prints a line per model, or JSON."""
-    assert len(run("bge-export", "list").stdout.splitlines()) == 16
+    from bge_export.checkpoint import catalog
+
+    assert len(run("bge-export", "list").stdout.splitlines()) == 1 + len(catalog.ENTRIES)
     rows = [json.loads(line) for line in run("bge-export", "list", "--json").stdout.splitlines()]
     assert rows[0]["model"] == "BAAI/bge-small-en"
     assert rows[0]["heads"] == ["dense"]

@@ -1,4 +1,4 @@
-"""Mistral and Gemma2: parity with transformers, windows, soft caps, padding on either side, prefixes."""
+"""Mistral, Gemma2, Qwen2 and Qwen3: parity with transformers, windows, soft caps, padding on either side, prefixes."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ CONFIGS = {
         "query_pre_attn_scalar": 20,
         "attn_logit_softcapping": 3.0,
     },
+    "qwen3": {**SIZES, "model_type": "qwen3", "hidden_act": "silu", "sliding_window": None, "head_dim": 16},
+    "qwen2": {**SIZES, "model_type": "qwen2", "hidden_act": "silu", "sliding_window": None},
 }
 
 
@@ -63,7 +65,7 @@ def _factor(name):
     return 1 if "norm" in name else 4
 
 
-@pytest.fixture(scope="module", params=["mistral", "gemma2", "stories260k"])
+@pytest.fixture(scope="module", params=["mistral", "gemma2", "qwen2", "qwen3", "stories260k"])
 def checkpoint(request, tmp_path_factory):
     """Shrunken Mistral and Gemma2 with seeded weights, and a tiny Mistral that was trained."""
     folder = tmp_path_factory.mktemp(request.param)

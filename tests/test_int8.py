@@ -45,14 +45,18 @@ def either_bundle(request, checkpoint, tmp_path_factory):
     """The checkpoint for cpu-int8, calibrated with random ids and not at all."""
     texts = calibrate.read(request.param)
     options = Options(pooling="mean")
-    wanted = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, calibration=texts, options=options)
+    wanted = Request(
+        model="tiny", target="cpu-int8", kernels=None, checkpoint=checkpoint, calibration=texts, options=options
+    )
     return export(wanted, tmp_path_factory.mktemp("bundle") / "tiny").folder
 
 
 @pytest.fixture(scope="module")
 def bundle(checkpoint, tmp_path_factory):
     """The checkpoint for cpu-int8."""
-    request = Request(model="tiny", target="cpu-int8", checkpoint=checkpoint, options=Options(pooling="mean"))
+    request = Request(
+        model="tiny", target="cpu-int8", kernels=None, checkpoint=checkpoint, options=Options(pooling="mean")
+    )
     return export(request, tmp_path_factory.mktemp("bundle") / "tiny").folder
 
 
@@ -61,7 +65,9 @@ def m3(tmp_path_factory):
     """A two-layer XLM-R of width 128 with all heads for cpu-int8."""
     folder = tmp_path_factory.mktemp("m3")
     random_checkpoint.write(folder, M3_CONFIG | SIZES, seed=0, lower_case=False, heads=ALL)
-    request = Request(model="tiny-m3", target="cpu-int8", checkpoint=folder, options=Options(pooling="cls"))
+    request = Request(
+        model="tiny-m3", target="cpu-int8", kernels=None, checkpoint=folder, options=Options(pooling="cls")
+    )
     return Embedder.open(export(request, tmp_path_factory.mktemp("bundle") / "m3").folder, threads=2)
 
 
@@ -175,7 +181,7 @@ def test_the_check_holds_the_graph_against_the_same_rounding(bundle, checkpoint,
 
 def test_a_width_that_cannot_be_rotated(tmp_path):
     folder = write_checkpoint(tmp_path / "checkpoint", **(SIZES | {"hidden_size": 96}))
-    request = Request(model="tiny", target="cpu-int8", checkpoint=folder, options=Options(pooling="cls"))
+    request = Request(model="tiny", target="cpu-int8", kernels=None, checkpoint=folder, options=Options(pooling="cls"))
     with pytest.raises(CheckpointError, match=r"expected hidden_size to be a multiple of 64 .* found 96"):
         export(request, tmp_path / "x")
     assert not (tmp_path / "x").exists()
@@ -243,7 +249,7 @@ def test_rows_of_zeros(tmp_path):
     for name in ("weight", "bias"):
         weights[f"encoder.layer.0.attention.output.LayerNorm.{name}"].zero_()
     store_weights(folder, weights)
-    request = Request(model="tiny", target="cpu-int8", checkpoint=folder, options=Options(pooling="mean"))
+    request = Request(model="tiny", target="cpu-int8", kernels=None, checkpoint=folder, options=Options(pooling="mean"))
     bundle = export(request, tmp_path / "bundle")
     assert bundle.parity.heads["dense"].max_error < 1e-3
     found = products(bundle.folder, np.array([[101, 200, 102]]))

@@ -55,31 +55,10 @@ def test_any_shape(rows, inputs, outputs, threads, added):
     np.testing.assert_array_equal(found, wanted)
 
 
-BITS = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import numpy as np
-from one_operator import BUDGETS, EXTREMES, floats, linear, run
-for added in BUDGETS:
-    shapes = [(rows, inputs) for rows in (*range(1, 8), 33) for inputs in (1, 4, 8, 12, 384, 388)]
-    pairs = [linear(*shape, 65, added=added) for shape in shapes]
-    bytes_ = np.full((7, 388), BUDGETS[added][0], dtype=np.uint8)
-    extremes = [np.tile(np.array(pair, dtype=np.int8), (70, 194)) for pair in EXTREMES[added]]
-    pairs += [linear(7, 388, 70, weight=weight, bytes_=bytes_, added=added) for weight in extremes]
-    assert all(np.array_equal(found, wanted) for found, wanted in pairs), added
-x = floats((33, 384))
-found = [*run("RotateQuantize", [x], outputs=2, rotated=1, levels=109.0, zero=110)]
-found += run("DequantizeBiasGelu", [x, floats((33, 1), 1), floats(384, 2)], gelu=1)
-found += run("ResidualLayerNorm", [x, floats(x.shape, 1), floats(384, 2), floats(384, 3)], epsilon=1e-12)
-found += [linear(33, 384, 129, gelu=1)[0]]
-np.savez(sys.argv[2], *found)
-"""
-
-
 def bits_of(isa, file):
     """Outputs of all operators on one instruction set, in a process of its own; skips where this CPU lacks it."""
     done = subprocess.run(
-        [sys.executable, "-c", BITS, Path(__file__).parent, file],
+        [sys.executable, Path(__file__).with_name("operator_bits.py"), file],
         env={**os.environ, "BGE_KERNELS_ISA": isa},
         capture_output=True,
         text=True,

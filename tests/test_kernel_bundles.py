@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -28,7 +26,7 @@ from bge_onnx.cli.main import cli as runtime_cli
 from bge_onnx.run import kernels as kernels_module
 from tiny import edit_manifest, write_checkpoint
 
-built = pytest.mark.skipif(not bge_kernels.library(), reason="built with BGE_KERNELS=1 only")
+built = pytest.mark.skipif(not bge_kernels.library(), reason="needs an installation with operators")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +114,7 @@ def test_seven_bits_are_for_int8_linear(wide, tmp_path, monkeypatch, target, ker
 @pytest.mark.parametrize(
     ("kernels", "library", "found"),
     [
-        ([bge_kernels.NAME], None, "an installation without any"),
+        ([bge_kernels.NAME], None, "none: this installation was made without them"),
         (["bge_kernels 99"], Path("library.so"), bge_kernels.NAME),
     ],
 )
@@ -126,16 +124,13 @@ def test_a_bundle_without_its_kernels_is_refused(tiny_bundle, tmp_path, monkeypa
     shutil.copytree(tiny_bundle, folder)
     edit_manifest(folder, kernels=kernels)
     monkeypatch.setattr(kernels_module, "library", lambda: library)
-    message = rf"expected the operators {kernels[0]}.* found {found}.*\n.*\n.*BGE_KERNELS=1"
+    message = rf"expected the operators {kernels[0]}.* found {found}.*\n *pip install --upgrade bge-onnx brings them"
     with pytest.raises(BundleError, match=message):
         Embedder.open(folder)
 
 
-@pytest.mark.parametrize(("library", "cpu"), [(None, "x86_64"), (Path("library.so"), "aarch64")])
-def test_seven_bits_are_nothing_without_products_of_ours(wide, tmp_path, monkeypatch, library, cpu):
-    """Whether no operators were built, or those for this CPU have none."""
-    monkeypatch.setattr(int8_kernels, "library", lambda: library)
-    monkeypatch.setattr(int8_kernels.platform, "machine", lambda: cpu)
+def test_seven_bits_are_nothing_without_products_of_ours(wide, tmp_path, monkeypatch):
+    monkeypatch.setattr(int8_kernels, "library", lambda: None)
     with pytest.raises(InputError, match="activations: expected 8 bits without the operator Int8Linear, found 7"):
         export_kernels(wide, tmp_path / "bundle", "auto", 7)
 
@@ -143,6 +138,7 @@ def test_seven_bits_are_nothing_without_products_of_ours(wide, tmp_path, monkeyp
 def test_seven_bits_need_kernels_auto(wide, tmp_path):
     """Said before a checkpoint is looked at."""
     arguments = ["run", "wide", "--checkpoint", wide, "--target", "cpu-int8", "--activations", "7", "--out", tmp_path]
+    arguments += ["--kernels", "none"]
     result = CliRunner().invoke(cli, [str(part) for part in arguments])
     assert result.exit_code == 2
     assert "--activations 7 goes with --kernels auto" in result.output
@@ -169,36 +165,39 @@ def test_the_manifest_of_a_plain_bundle_names_none(tiny_bundle):
 
 @built
 def test_a_damaged_library_is_an_error(wide, tmp_path, monkeypatch):
-    """It says which graph cannot be loaded, and why."""
+    """It says which library cannot be loaded, and how to get a sound one."""
     bundle = export_kernels(wide, tmp_path / "bundle")
     junk = tmp_path / "library.so"
     junk.write_bytes(b"no library")
     monkeypatch.setattr(kernels_module, "library", lambda: junk)
-    with pytest.raises(BundleError, match=r"cannot load this graph: .*library\.so"):
+    with pytest.raises(
+        BundleError, match=r"library\.so: expected a library of operators .*\n    pip install --force-reinstall"
+    ):
         Embedder.open(bundle.folder).embed(["a"])
 
 
-@built
-def test_a_library_that_is_gone_is_none(monkeypatch):
-    """Whatever the installation remembers of it."""
-    name = f"bge_kernels.library{bge_kernels.VERSION}"
-    gone = importlib.machinery.ModuleSpec(name, None, origin=f"{importlib.util.find_spec(name).origin}.gone")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: gone)
+def test_a_library_of_another_version_is_none(tmp_path, monkeypatch):
+    """An old one beside new code is not loaded; an installation without says why."""
+    monkeypatch.setattr(bge_kernels, "HERE", tmp_path)
+    (tmp_path / f"library{bge_kernels.VERSION - 1}.so").touch()
     assert bge_kernels.library() is None
+    assert bge_kernels.why_missing() == "this installation was made without them"
+    (tmp_path / "missing.txt").write_text("expected a C++ compiler, found none\n")
+    assert bge_kernels.why_missing() == "expected a C++ compiler, found none"
 
 
 def test_operators_that_were_not_built_are_asked_for(wide, tmp_path, monkeypatch):
-    """By name it is an error before any work is done; with --kernels auto the bundle is a plain one, which is said."""
+    """By name it is an error before any work is done; by default the bundle is a plain one, which is said."""
     monkeypatch.setattr(export_module, "library", lambda: None)
     monkeypatch.setattr(bge_kernels, "library", lambda: None)
     monkeypatch.setattr(int8_kernels, "library", lambda: None)
-    with pytest.raises(InputError, match="kernels: expected operators"):
+    with pytest.raises(InputError, match="kernels: expected an installation with operators, found none"):
         export_kernels(wide, tmp_path / "bundle")
-    arguments = ["run", "wide", "--checkpoint", wide, "--target", "cpu-int8", "--pooling", "cls", "--kernels", "auto"]
+    arguments = ["run", "wide", "--checkpoint", wide, "--target", "cpu-int8", "--pooling", "cls"]
     arguments += ["--calibrate", "none", "--out", tmp_path / "plain"]
     result = CliRunner().invoke(cli, [str(argument) for argument in arguments])
     assert result.exit_code == 0, result.output
-    assert "exporting wide for cpu-int8, no operators were built here" in result.output
+    assert "operators  none: this installation was made without them" in result.output
     assert Bundle.open(tmp_path / "plain").kernels == ()
 
 
@@ -206,7 +205,7 @@ def test_operators_that_were_not_built_are_asked_for(wide, tmp_path, monkeypatch
 @pytest.mark.parametrize("activations", ["7", "8"])
 def test_auto_takes_the_operators(wide, tmp_path, activations):
     """And `bge info` tells of them."""
-    arguments = ["run", "wide", "--checkpoint", wide, "--target", "cpu-int8", "--pooling", "cls", "--kernels", "auto"]
+    arguments = ["run", "wide", "--checkpoint", wide, "--target", "cpu-int8", "--pooling", "cls"]
     arguments += ["--activations", activations, "--out", tmp_path / "bundle"]
     result = CliRunner().invoke(cli, [str(part) for part in arguments])
     assert result.exit_code == 0, result.output

@@ -228,8 +228,8 @@ def test_a_contradicted_pooling_is_refused(tmp_path, entry, options, reason):
     write_json(tmp_path / POOLING, {"pooling_mode": "mean"})
     text = refusal(tmp_path, entry=entry, **options)
     assert f"{tmp_path / POOLING}: {reason}" in text
-    advice = "Leave --pooling out" if options else "Give MODEL another name than a known one"
-    assert f"{advice}, and that of the file counts." in text
+    advice = "Leave --pooling out" if options else "Give MODEL a name that is not a known one"
+    assert f"{advice}. Then the file's pooling counts." in text
 
 
 @pytest.mark.parametrize(

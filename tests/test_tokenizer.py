@@ -162,9 +162,9 @@ class Table:
 @pytest.mark.parametrize("texts", [{"text": ["a"]}, Table()], ids=["dict", "table"])
 def test_what_has_keys_is_refused(tiny, texts):
     """A dict or a DataFrame is refused with what to give instead: its keys are no texts."""
-    with pytest.raises(InputError, match=r"of which the keys would be taken.\n    Give its texts: list\(table"):
+    with pytest.raises(InputError, match=r"whose keys would be taken.\n    Give its texts: list\(table"):
         tiny.embed(texts)
-    with pytest.raises(InputError, match="of which the keys would be taken"):
+    with pytest.raises(InputError, match="whose keys would be taken"):
         next(tiny.stream(texts))
 
 

@@ -36,7 +36,7 @@ class LastHiddenState(torch.nn.Module):
 def write_checkpoint(model: str, folder: Path) -> None:
     entry = catalog.find(model)
     assert entry
-    config = {**entry.config, "architectures": [ARCHITECTURES[entry.config["model_type"]]]}  # llama.cpp asks
+    config = {"architectures": [ARCHITECTURES[entry.config["model_type"]]], **entry.config}  # llama.cpp asks
     random_checkpoint.write(folder, config, seed=0, lower_case=True, heads=entry.heads)
     if entry.config["model_type"] == "bert":
         write_sentence_transformers_files(folder, entry.config["hidden_size"])

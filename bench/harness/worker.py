@@ -52,7 +52,7 @@ def run(embed: Embed, workload: Mapping[str, Any], vectors_file: str) -> list[fl
         start = time.perf_counter()
         vectors = embed(chunk)
         seconds.append(time.perf_counter() - start)
-    if workload["name"] == "mix":
+    if not workload["single"]:
         np.save(vectors_file, vectors)
     return seconds
 

@@ -32,7 +32,9 @@ class Workload:
         return {**asdict(self), "texts": len(self.texts)}
 
 
-def workloads(tokenizer: Tokenizer, scifact: Path | None, *, scale: float, max_tokens: int) -> list[Workload]:
+def workloads(
+    tokenizer: Tokenizer, scifact: Path | None, *, scale: float, max_tokens: int, prompt: str = ""
+) -> list[Workload]:
     """Short queries (4 to 32 tokens), SciFact abstracts, a log-normal mix, and texts of 128 and 16 tokens.
 
     Eight of 128 tokens and two of 512 go in one call; "one 128" and "one 16" are single texts; "16 callers" are threads
@@ -41,6 +43,7 @@ def workloads(tokenizer: Tokenizer, scifact: Path | None, *, scale: float, max_t
     scale       multiplies the number of texts: less for larger models
     scifact     corpus.jsonl.gz; None leaves abstracts out
     max_tokens  where every system cuts a text
+    prompt      stands in front of every text, beyond these lengths
     """
     rng = np.random.default_rng(0)
     words = words_of(tokenizer)
@@ -56,6 +59,7 @@ def workloads(tokenizer: Tokenizer, scifact: Path | None, *, scale: float, max_t
         ("one 16", texts(rng, words, [16] * max(8, int(48 * scale))), True),
         ("one 128", texts(rng, words, [128] * max(8, int(48 * scale))), True),
     ]
+    plain = [(name, [prompt + row for row in rows], single) for name, rows, single in plain]
     return measured(tokenizer, plain, max_tokens=max_tokens)
 
 
@@ -90,8 +94,10 @@ def gpu_workloads(tokenizer: Tokenizer, *, scale: float, max_tokens: int) -> lis
 
 def words_of(tokenizer: Tokenizer) -> list[str]:
     """Words that are a token each."""
-    vocabulary = sorted(tokenizer.get_vocab())
-    return [word for word in vocabulary if word.isalpha() and word.isascii() and len(word) > 2]
+    vocabulary = sorted({word.removeprefix("▁") for word in tokenizer.get_vocab()})
+    words = [word for word in vocabulary if word.isalpha() and word.isascii() and len(word) > 2]
+    tokens = tokenizer.encode_batch(words, add_special_tokens=False)
+    return [word for word, found in zip(words, tokens, strict=True) if sum(found.attention_mask) == 1]
 
 
 def texts(rng: np.random.Generator, words: Sequence[str], lengths: Iterable[int]) -> list[str]:

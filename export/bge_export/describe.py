@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from bge_export.bundle import writer
 from bge_export.checkpoint import catalog
@@ -14,7 +15,7 @@ from bge_export.models.graph_outputs import GraphOutputs
 from bge_export.request import Request
 from bge_kernels import NAME
 from bge_onnx import Bundle
-from bge_onnx.bundle.heads import HEADS, of_pooled
+from bge_onnx.bundle.heads import HEADS, SCORE, of_pooled
 from bge_onnx.bundle.records import FORMAT_VERSION, Source
 
 MCLS_ABOVE_TOKENS = 512
@@ -22,8 +23,11 @@ THEN = " then "
 """Between pooling and what follows it, in a manifest."""
 
 
-def graph_outputs_of(recipe: Recipe, target: Target) -> GraphOutputs:
-    """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for."""
+def graph_outputs_of(recipe: Recipe, target: Target, types: int) -> GraphOutputs:
+    """What the graph gives. Token states serve MCLS, which texts of up to 512 tokens have no use for.
+
+    types  of tokens that the model knows: 2 where it tells a pair's texts apart
+    """
     mcls = recipe.max_tokens > MCLS_ABOVE_TOKENS and recipe.pooling == "cls" and not recipe.steps
     more = recipe.heads != (of_pooled(recipe.heads),) or mcls
     return GraphOutputs(
@@ -35,14 +39,21 @@ def graph_outputs_of(recipe: Recipe, target: Target) -> GraphOutputs:
         token_states=target.plain or more,
         prune=not target.plain,
         packed=target.layout == "packed",
+        types=recipe.heads == (SCORE,) and types > 1,
         whole=target.layout == "whole",
     )
 
 
-def describe(request: Request, model_type: str, source: Source, recipe: Recipe) -> Bundle:
+def types_of(config: Any) -> int:
+    """How many types of tokens a model knows."""
+    return getattr(config, "type_vocab_size", 1)
+
+
+def describe(request: Request, config: Any, source: Source, recipe: Recipe) -> Bundle:
     """The bundle's manifest without what is known only when it is written."""
+    model_type = config.required["model_type"]
     target, entry = TARGETS[model_type][request.target], catalog.find(request.model)
-    wanted = graph_outputs_of(recipe, target)
+    wanted = graph_outputs_of(recipe, target, types_of(config))
     twice = wanted.raw and recipe.normalize
     return Bundle(
         folder=Path(),
@@ -85,5 +96,5 @@ def _name(request: Request) -> str:
     """As `bge-base-en-v1.5-cpu-int8`, with what is special about its weights behind."""
     texts = request.calibration and request.calibration.texts
     special = ["fp16"] * (request.weights == "fp16") + ["calibrated"] * bool(texts)
-    special += ["kernels"] * bool(request.kernels) + ["activations7"] * (request.activations == 7)
+    special += ["activations7"] * (request.activations == 7)
     return "-".join([request.model.rsplit("/", 1)[-1], request.target, *special])

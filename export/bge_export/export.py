@@ -19,7 +19,7 @@ from bge_export.checkpoint.modules import Dense, weight_shapes, width_of
 from bge_export.checkpoint.recipe import Recipe, read_recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer, require_tokens
 from bge_export.checkpoint.weights import Weights
-from bge_export.describe import describe, graph_outputs_of
+from bge_export.describe import describe, graph_outputs_of, types_of
 from bge_export.graph.pooling import Pooling
 from bge_export.lowering import half
 from bge_export.lowering.int8 import calibrate
@@ -30,11 +30,11 @@ from bge_export.lowering.lower import Lowering, lower
 from bge_export.lowering.targets import NAMES, TARGETS, Target
 from bge_export.models.families import MODELS
 from bge_export.proof import check
-from bge_export.proof.compare import Expected, compare, compare_apart
+from bge_export.proof.compare import Expected, compare, compare_apart, open_model
 from bge_export.request import Request, open_checkpoint
-from bge_kernels import library
-from bge_onnx import Bundle, BundleError, CheckpointError, Embedder, InputError
-from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_kernels import library, why_missing
+from bge_onnx import Bundle, BundleError, CheckpointError, InputError
+from bge_onnx.bundle.heads import FIRST, HEADS, SCORE
 from bge_onnx.bundle.records import Parity
 
 
@@ -63,7 +63,7 @@ def export(request: Request, out: Path, *, force: bool = False, progress: bool =
             dims = _write_graph(partial, model, config, recipe, target, progress=progress)
             del model  # with the weights' files, whose mapped pages count as memory
             special_ids = _write_tokenizer(partial, folder, recipe, target)
-            described = describe(request, config.required["model_type"], source, recipe)
+            described = describe(request, config, source, recipe)
             bundle = writer.write_manifest(
                 dataclasses.replace(described, folder=partial, dims=dims, special_ids=special_ids)
             )
@@ -97,14 +97,15 @@ def lowering_of(
 def _operators(request: Request, target: Target) -> Operators | None:
     """The operators that are asked for; the best at hand for "auto".
 
-    Raises InputError: this target has none, none were built, no such ones, or none that have a use for seven bits.
+    Raises InputError: the target has no operators, the installation has none, a name is unknown, or seven bits are
+    asked for without the operator that can use them.
     """
     if request.kernels == "auto":
         found = best_operators() if target.on_bytes else None
     elif request.kernels and not target.on_bytes:
         raise InputError("kernels: expected none for all but the target cpu-int8 of a BERT or XLM-R, found some.")
     elif request.kernels and request.check and not library():
-        raise InputError("kernels: expected operators that were built here, found none.\n    See kernels/README.md.")
+        raise InputError(f"kernels: expected an installation with operators, found none: {why_missing()}.")
     else:
         found = request.kernels
     if unknown := sorted((found or set()) - PASSES - LINEAR):
@@ -113,8 +114,7 @@ def _operators(request: Request, target: Target) -> Operators | None:
     if request.activations == 7 and "Int8Linear" not in (found or ()):
         raise InputError(
             "activations: expected 8 bits without the operator Int8Linear, found 7.\n"
-            "    It takes part where kernels/README.md's operators were built, on x86, in cpu-int8 of a BERT or XLM-R, "
-            "with --kernels auto."
+            "    It is in cpu-int8 bundles of BERT and XLM-R, unless --kernels none or the installation leaves it out."
         )
     return found
 
@@ -123,14 +123,14 @@ def compare_with(bundle: Bundle, expected: Expected, limits: Limits, *, progress
     """A bundle's parity, in a process of its own where its weights may not fit beside PyTorch's."""
     if bundle.causal:
         return compare_apart(bundle.folder, expected, limits, progress=progress)
-    return compare(Embedder.open(bundle.folder), expected, limits, progress=progress)
+    return compare(open_model(bundle.folder), expected, limits, progress=progress)
 
 
 def _build(checkpoint: Path, config: Any, recipe: Recipe, target: Target, lowering: Lowering) -> ir.Model:
     """The graph of a checkpoint, lowered; its weights are read when it is written."""
     family = MODELS[config.required["model_type"]]
     weights = _weights(checkpoint, family.prefix, recipe)
-    model: ir.Model = family.build(config, weights, graph_outputs_of(recipe, target))
+    model: ir.Model = family.build(config, weights, graph_outputs_of(recipe, target, types_of(config)))
     lower(model, lowering.swaps)
     if lowering.finish:
         lowering.finish(model)
@@ -147,7 +147,9 @@ def _write_graph(
 ) -> dict[str, int]:
     """Save the graph with its weights; returns the width of each head."""
     widths = {str(value.name): value.shape[-1] for value in model.graph.outputs if value.shape}
-    dims = {head: int(str(widths[head])) if HEADS[head].is_vectors else config.vocab_size for head in recipe.heads}
+    dims = {
+        head: config.vocab_size if HEADS[head].gives == "weights" else int(str(widths[head])) for head in recipe.heads
+    }
     for value in model.graph.outputs:
         value.name = target.outputs.get(str(value.name), value.name)
     writer.write_graph(out, model, target, progress=progress)
@@ -198,10 +200,11 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
         raise CheckpointError(
             f"target: expected one for {model_type} models, {', '.join(targets)}, found {request.target}."
         )
-    if targets[request.target].layout == "packed" and (recipe.steps or recipe.pooling not in get_args(Pooling)):
+    steps = recipe.steps if recipe.heads != (SCORE,) else ()
+    if targets[request.target].layout == "packed" and (steps or recipe.pooling not in get_args(Pooling)):
         raise CheckpointError(
-            f"target: expected one for CPUs for pooling {recipe.pooling} with {len(recipe.steps)} modules behind it, "
-            f"found {request.target}, which has {', '.join(get_args(Pooling))} alone."
+            f"target: expected a CPU target, for pooling {recipe.pooling} with {len(steps)} modules after it, found "
+            f"{request.target}, which supports only {', '.join(get_args(Pooling))} without modules."
         )
     if MODELS[model_type].causal and recipe.steps:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Comparing a bundle with the checkpoint that it was made of, later: which weights, and with which recipe."""
+"""Comparing a finished bundle with its checkpoint again: with the same weights and the same recipe."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from bge_export.bundle import writer
 from bge_export.checkpoint.config import parse_config, read_json
 from bge_export.checkpoint.files import model_folder
 from bge_export.checkpoint.identity import checkpoint_sha256
-from bge_export.checkpoint.modules import read_modules
-from bge_export.checkpoint.recipe import Recipe
+from bge_export.checkpoint.recipe import Recipe, modules_of
 from bge_export.describe import THEN
 from bge_export.export import compare_with, lowering_of
 from bge_export.lowering.int8 import calibrate
@@ -33,13 +32,13 @@ def check_bundle(
     *,
     progress: bool = False,
 ) -> Parity:
-    """Compare a bundle with PyTorch again, or for the first time: then its manifest tells from now on.
+    """Compare a bundle with PyTorch again. If it passes for the first time, its manifest records that.
 
     checkpoint  folder of its weights; None takes them from the Hub, or makes them again if they were random
     head_files  folder of its heads' weights, where the others are random
     tokenizer   its SentencePiece model, where the weights are random
     calibration  the texts that it was calibrated with
-    Raises BundleError: no bundle, or another by the time that it was compared. CheckpointError.
+    Raises BundleError: no bundle, or another one took its place meanwhile. CheckpointError.
     """
     bundle = Bundle.open(folder, verify=True)
     if bundle.source.kind == "folder" and checkpoint is None:
@@ -59,6 +58,7 @@ def check_bundle(
         tokenizer=tokenizer,
         weights="fp32" if bundle.weights == target.stores else bundle.weights,
         calibration=_same_calibration(bundle, calibration),
+        kernels=None,
         activations=bundle.activations or 8,
     )
     with open_checkpoint(request) as (weights_folder, source):
@@ -76,7 +76,7 @@ def check_bundle(
 
 
 def require_same_weights(bundle: Bundle, checkpoint: Path, sha256: str | None = None) -> None:
-    """Raise CheckpointError: the bundle was made from other weights than the folder's, which have this hash."""
+    """Raise CheckpointError: a bundle was not made from the weights in `checkpoint`, whose hash is `sha256`."""
     if bundle.source.kind != "random":
         _require_same(bundle, checkpoint, sha256 or checkpoint_sha256(checkpoint))
 
@@ -108,13 +108,13 @@ def _same_calibration(bundle: Bundle, given: Texts | None) -> Texts | None:
 def recipe_of(bundle: Bundle, checkpoint: Path | None = None) -> Recipe:
     """The recipe that a bundle was exported with.
 
-    checkpoint  the folder of its weights, where modules stand between its pooling and its normalisation
+    checkpoint  the folder of its weights; needed if there are modules between pooling and normalisation
     """
     pooling, *steps = bundle.pooling.split(THEN)
     assert not steps or checkpoint
     return Recipe(
         pooling=pooling,
-        steps=read_modules(checkpoint).steps if steps and checkpoint else (),
+        steps=modules_of(checkpoint).steps if steps and checkpoint else (),
         normalize=bundle.normalized,
         max_tokens=bundle.max_tokens,
         prompts=dict(bundle.prompts),

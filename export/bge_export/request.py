@@ -35,10 +35,10 @@ class Request:
     head_files: Path | None = None  # folder with the heads' files for random weights, instead of random heads
     tokenizer: Path | None = None  # SentencePiece model for random weights, instead of an untrained tokenizer
     weights: Storage = "fp32"  # how matrices are stored; cpu-fp32 of encoders offers fp16
-    calibration: Texts | None = None  # rounding makes these err least; None for random ids where the target rounds
-    kernels: Operators | Literal["auto"] | None = None  # of bge_kernels, which its user needs too; for cpu-int8
+    calibration: Texts | None = None  # rounding errs least on these; None: random ids, where the target rounds
+    kernels: Operators | Literal["auto"] | None = "auto"  # of bge_kernels; "auto" for the fastest that there are here
     activations: Activations = 8  # bits of the bytes that rows are rounded to; 7 for Int8Linear, faster on AVX2
-    check: bool = True  # compare with PyTorch; without, for a provider that is not at hand
+    check: bool = True  # compare with PyTorch; False if this machine does not have the provider
     options: Options = dataclasses.field(default_factory=Options)
 
 

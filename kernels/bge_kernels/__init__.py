@@ -1,11 +1,10 @@
-"""Optional custom operators for ONNX Runtime on CPUs, which encoders of `cpu-int8` run faster with.
+"""Custom operators for ONNX Runtime on CPUs, which encoders of `cpu-int8` run faster with.
 
-The library is built with `BGE_KERNELS=1 pip install .`; a plain install has none, and everything works without it.
+Wheels hold the library for their platform; an installation from the sources builds it. Everything works without it.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 DOMAIN = "bge_kernels"
@@ -17,9 +16,18 @@ VERSION = 2
 NAME = f"{DOMAIN} {VERSION}"
 """What a bundle that needs the operators calls them."""
 
+HERE = Path(__file__).parent
+SUFFIXES = (".so", ".dylib", ".dll")
+
 
 def library() -> Path | None:
-    """The library that ONNX Runtime loads; None where it was not built, or for another version."""
-    found = importlib.util.find_spec(f"bge_kernels.library{VERSION}")
-    path = Path(found.origin) if found and found.origin else None
-    return path if path and path.is_file() else None  # an editable installation remembers one that is gone
+    """The library that ONNX Runtime loads; None where there is none, or one of another version."""
+    return next((path for suffix in SUFFIXES if (path := HERE / f"library{VERSION}{suffix}").is_file()), None)
+
+
+def why_missing() -> str:
+    """Why this installation has no library, in a line."""
+    try:
+        return (HERE / "missing.txt").read_text(encoding="utf-8").strip()
+    except OSError:
+        return "this installation was made without them"

@@ -261,26 +261,42 @@ struct Int8Linear : Operator<Int8Linear, Int8LinearKernel> {
   static constexpr ONNXTensorElementDataType INPUTS[] = {UINT8, FLOAT, INT8, INT32, FLOAT, FLOAT}, OUTPUTS[] = {FLOAT};
 };
 
-// Made once: sessions keep pointers to it.
+// Made once, as sessions keep pointers to it, and never freed: ONNX Runtime may unload this library before the process
+// ends, and what is to be run at the end must not lie in it then.
 const Ort::CustomOpDomain& domain() {
   static const RotateQuantize rotate_quantize;
   static const DequantizeBiasGelu dequantize_bias_gelu;
   static const ResidualLayerNorm residual_layer_norm;
   static const Int8Linear int8_linear;
-  static const Ort::CustomOpDomain domain = [] {
-    Ort::CustomOpDomain made("bge_kernels");
-    made.Add(&rotate_quantize);
-    made.Add(&dequantize_bias_gelu);
-    made.Add(&residual_layer_norm);
-    made.Add(&int8_linear);
+  static const Ort::CustomOpDomain* const domain = [] {
+    auto* made = new Ort::CustomOpDomain("bge_kernels");
+    made->Add(&rotate_quantize);
+    made->Add(&dequantize_bias_gelu);
+    made->Add(&residual_layer_norm);
+    made->Add(&int8_linear);
     return made;
   }();
-  return domain;
+  return *domain;
 }
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) OrtStatus* ORT_API_CALL
+#if defined(_WIN32)
+#define BGE_EXPORT __declspec(dllexport)
+#else
+#define BGE_EXPORT __attribute__((visibility("default")))
+#endif
+
+// The name of the instruction set that was chosen, for people.
+extern "C" BGE_EXPORT const char* BgeKernelsInstructionSet() {
+  try {
+    return bge::functions().isa;
+  } catch (const std::exception&) {
+    return "no instruction set: BGE_KERNELS_ISA names another than this CPU has";
+  }
+}
+
+extern "C" BGE_EXPORT OrtStatus* ORT_API_CALL
 RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* base) {
   const OrtApi* api = base->GetApi(ORT_API_VERSION);
   if (!api) {

@@ -1,6 +1,6 @@
 // Vectors of the width that the instruction set has, in GCC's and Clang's extension: no intrinsics but where a product
 // of bytes needs them. Sums run in sixteen lanes whatever the width, and nothing is contracted to fused
-// multiply-adds (CMakeLists.txt), so that every instruction set gives the same bits.
+// multiply-adds (build.py), so that every instruction set gives the same bits.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace bge {
 
-// A file is compiled once for each instruction set, into a namespace of its own: CMakeLists.txt names it.
+// A file is compiled once for each instruction set, into a namespace of its own: build.py names it.
 namespace BGE_ISA {
 
 #if defined(__AVX512VNNI__)

@@ -1,4 +1,4 @@
-"""BGE embedding models on ONNX Runtime: bundle and texts in, vectors out."""
+"""BGE embedding models and rerankers on ONNX Runtime: bundle and texts in, vectors and scores out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from bge_onnx.bundle.bundle import Bundle
     from bge_onnx.embedder import Embedder
     from bge_onnx.errors import BgeError, BundleError, CheckpointError, InputError, InstallationError, ProviderError
+    from bge_onnx.reranker import Ranked, Reranker
     from bge_onnx.vectors.embeddings import Embeddings
     from bge_onnx.vectors.scores import colbert_score, colbert_scores, hybrid, lexical_score, similarity, top_k
 
@@ -22,6 +23,8 @@ __all__ = [
     "InputError",
     "InstallationError",
     "ProviderError",
+    "Ranked",
+    "Reranker",
     "colbert_score",
     "colbert_scores",
     "hybrid",
@@ -30,7 +33,13 @@ __all__ = [
     "top_k",
 ]
 
-_MODULES = {"Bundle": "bundle.bundle", "Embedder": "embedder", "Embeddings": "vectors.embeddings"}
+_MODULES = {
+    "Bundle": "bundle.bundle",
+    "Embedder": "embedder",
+    "Embeddings": "vectors.embeddings",
+    "Ranked": "reranker",
+    "Reranker": "reranker",
+}
 
 
 def __getattr__(name: str) -> Any:

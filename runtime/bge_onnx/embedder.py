@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
-from bge_onnx.bundle.hub import find_bundle
+from bge_onnx.bundle.heads import SCORE
 from bge_onnx.embed.few_shot import FewShot
+from bge_onnx.embed.opening import Opened, open_parts, reopen
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BundleError, InputError
-from bge_onnx.run.kernels import libraries
-from bge_onnx.run.session import KeysValues, Session, devices_of
-from bge_onnx.run.threads import resolve_threads
+from bge_onnx.run.session import KeysValues, Session
 from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
 from bge_onnx.text.mcls import insert_cls
-from bge_onnx.text.tokenizer import Tokenizer, check_special_ids, check_token_ids, windows
+from bge_onnx.text.tokenizer import Tokenizer, check_token_ids, windows
 from bge_onnx.vectors.embeddings import Embeddings, VectorOptions, Vectors, heads_of
 from bge_onnx.vectors.pairs import SCORED, check_pairs, chunks_of_pairs, score_texts
 from bge_onnx.vectors.scores import EQUAL, check_weights, similarity
@@ -31,25 +30,6 @@ DENSE = ("dense",)
 
 STREAM_TEXTS = 4096
 """Texts that a stream holds at a time: enough for batches of one length, a few MB of text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """How a bundle was opened: its folder, or its name and commit on the Hub, and the options of `Embedder.open`."""
-
-    bundle: str | Path
-    options: Mapping[str, Any]
-
-
-def reopen(opened: Opened, identity: str) -> Embedder:
-    """The Embedder of a pickle. Raises BundleError: another bundle lies there now."""
-    embedder = Embedder.open(opened.bundle, **opened.options)
-    if embedder.bundle.identity != identity:
-        raise BundleError(
-            f"{opened.bundle}: expected the bundle that the pickled Embedder had, hash {identity[:16]}…, found "
-            f"{embedder.bundle.identity[:16]}….\n    Give both sides the same bundle."
-        )
-    return embedder
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -84,36 +64,33 @@ class Embedder:
         """Open a bundle: a local folder, or a Hub repository that holds one (downloaded once).
 
         threads   cores to use; None for all that the scheduler and the container allow
-        devices   numbers of GPUs, for bundles that run on them, a process each where several; None for the first
-        device_memory  bytes of each for weights and activations, CUDA's own come on top; None for all
+        devices   GPU numbers, for bundles that run on GPUs; None for the first. Several GPUs: one process each
+        device_memory  most bytes of each GPU for weights and activations, not counting CUDA's own; None for all
         revision  branch, tag or commit of the Hub repository
         cache_dir  where downloads are kept; None for huggingface_hub's own cache
         verify    also compare the hash of every file (sizes always are)
 
         Raises BundleError, ProviderError, InputError.
         """
-        folder = find_bundle(bundle, revision=revision, cache_dir=cache_dir)
-        found = Bundle.open(folder, verify=verify)
-        libraries(found)
-        path = found.folder / found.tokenizer
-        tokenizer = Tokenizer.open(path, max_tokens=found.max_tokens)
-        check_special_ids(tokenizer, found.special_ids, path)
-        session = Session(found, resolve_threads(threads), devices_of(found, devices, device_memory), device_memory)
-        from_hub = isinstance(bundle, str) and folder != Path(bundle)
-        opened = Opened(
-            bundle=bundle if from_hub else found.folder,
-            options={
-                "threads": threads,
-                "devices": devices and tuple(devices),
-                "device_memory": device_memory,
-                **({"revision": folder.name, "cache_dir": cache_dir} if from_hub else {}),
-            },
+        parts = open_parts(
+            bundle,
+            threads=threads,
+            devices=devices,
+            device_memory=device_memory,
+            revision=revision,
+            cache_dir=cache_dir,
+            verify=verify,
         )
-        return cls(found, tokenizer, session, opened)
+        if SCORE in parts[0].outputs:
+            raise BundleError(
+                f"{parts[0].folder}: expected a bundle that gives vectors, found a reranker, which scores pairs.\n"
+                "    Use Reranker.open(bundle).score([(query, passage)]), or bge rank."
+            )
+        return cls(*parts)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How the bundle was opened, and which it is."""
-        return reopen, (self.opened, self.bundle.identity)
+        return reopen, (Embedder, self.opened, self.bundle.identity)
 
     def embed(
         self,
@@ -133,10 +110,11 @@ class Embedder:
         heads          what to give, out of those that the bundle has: dense, sparse, colbert; others cost nothing
         prompt         put in front of every text, as it is
         max_tokens     cut texts here; None for the model's own limit
-        normalize      dense and ColBERT vectors of length 1, or as they are; None as the model was published
+        normalize      True: dense and ColBERT vectors of length 1; False: as they are; None: as the model was published
         truncate_dim   keep so many leading components of dense and ColBERT vectors, before normalising
         mcls           long texts as the mean over a CLS token every 256 tokens (`bge_onnx.text.mcls`); dense only
-        budget_tokens  of a batch (None: 512 on a CPU, 16384 on a GPU): memory grows with it, vectors stay
+        budget_tokens  most tokens in a batch (None: 256 on a CPU, 512 where bundles pad, 16384 on a GPU); changes the
+                       memory, not the vectors
         progress       a bar on stderr; None for one only on a terminal and when it takes seconds
 
         Raises InputError: texts that are no strings (their index is named), a head that the bundle has not, a limit out
@@ -248,9 +226,9 @@ class Embedder:
         weights  of dense, sparse and colbert, in FlagEmbedding's order
         returns  arrays (N,) float32 under "colbert", "sparse", "dense", "sparse+dense" and "colbert+sparse+dense"
 
-        Pairs are scored some at a time, which bounds the ColBERT rows in memory; of these each distinct text is
-        embedded once. A pair's scores do not depend on the other pairs beyond rounding; FlagEmbedding's do (padding of
-        its batches counts in ColBERT), and `bge_onnx.flag` has that behaviour too.
+        Pairs are scored in groups, which bounds the ColBERT rows in memory; in a group each distinct text is embedded
+        once. The other pairs change a pair's scores by rounding at most. In FlagEmbedding and in `bge_onnx.flag` they
+        change them further, as the padding of a batch counts in ColBERT scores.
         Raises InputError: a bundle without these heads, weights that are no three numbers or have the sum 0.
         """
         check_weights(weights)
@@ -265,8 +243,8 @@ class Embedder:
     def with_prefix(self, prefix: str) -> Prefix:
         """A beginning that many texts share, computed once: an instruction, few-shot examples. Decoders only.
 
-        Its keys and values are kept as long as the result is, `result.past.nbytes` bytes; bundles for GPUs have none
-        and compute texts whole.
+        The result holds the prefix's keys and values in memory, `result.past.nbytes` bytes. Bundles for GPUs hold none:
+        they compute each text whole.
         Raises InputError: a bidirectional model, no string, a prefix that leaves no room for a text.
         """
         return Prefix.make(self, prefix)
@@ -298,7 +276,7 @@ class Embedder:
         return self.bundle.causal and self.tokenizer.backend.token_to_id(RESPONSE) is not None
 
     def task_prompt(self, instruction: str) -> str:
-        """What stands in front of a query for a task, as bge-multilingual-gemma2 has it: a `prompt` for `embed`.
+        """The task as text in front of a query, in bge-multilingual-gemma2's format: the `prompt` for `embed`.
 
         Raises InputError: a model that takes no task.
         """
@@ -322,5 +300,5 @@ class Embedder:
         budget_tokens: int | None = None,
         progress: bool | None = None,
     ) -> Embeddings:
-        """What `embed` does when all is checked: token ids (T,) to vectors, behind the keys and values of a prefix."""
+        """The last step of `embed`: checked token ids (T,) to vectors, behind the keys and values of a prefix."""
         return vectors_of(self.bundle, self.session, token_ids, wanted, past, budget_tokens, progress=progress)

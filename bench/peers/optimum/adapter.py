@@ -33,10 +33,23 @@ def best_quantisation() -> str:
 
 def load(variant: str, folder: Path, threads: int) -> Callable[[Sequence[str]], np.ndarray]:
     import onnxruntime as ort
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    if variant == "rerank":
+        import torch
+
+        given = {"session_options": options, "provider": "CPUExecutionProvider"}
+        reranker = CrossEncoder(
+            str(folder),
+            backend="onnx",
+            device="cpu",
+            max_length=512,
+            activation_fn=torch.nn.Identity(),
+            model_kwargs=given,
+        )
+        return lambda texts: reranker.predict([(texts[0], text) for text in texts[1:]], show_progress_bar=False)
     arguments = {"file_name": f"model_{variant}.onnx", "session_options": options, "provider": "CPUExecutionProvider"}
     model = SentenceTransformer(str(folder), backend="onnx", device="cpu", model_kwargs=arguments)
     return lambda texts: model.encode(list(texts), batch_size=BATCH_TEXTS, show_progress_bar=False)

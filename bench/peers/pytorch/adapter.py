@@ -12,9 +12,12 @@ BATCH_TEXTS = 32  # sentence-transformers' default
 
 def load(variant: str, folder: Path, threads: int) -> Callable[[Sequence[str]], np.ndarray]:
     import torch
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
     torch.set_num_threads(threads)
+    if variant == "rerank":
+        reranker = CrossEncoder(str(folder), device="cpu", max_length=512, activation_fn=torch.nn.Identity())
+        return lambda texts: reranker.predict([(texts[0], text) for text in texts[1:]], show_progress_bar=False)
     if variant == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()):
         raise SystemExit("this CPU has no instructions for bfloat16")
     dtype = torch.bfloat16 if variant == "bfloat16" else torch.float32

@@ -11,6 +11,7 @@ from bge_export.checkpoint.config import read_json
 from bge_export.checkpoint.files import model_folder
 from bge_export.checkpoint.modules import POOLING_FLAGS, POOLING_MODES, Dense, weight_file
 from bge_export.checkpoint.recipe import Recipe
+from bge_onnx.bundle.heads import SCORE
 
 TYPES = "sentence_transformers.models"
 """Module names that every version of sentence-transformers reads."""
@@ -24,6 +25,9 @@ def write_portable_files(folder: Path, checkpoint: Path, recipe: Recipe) -> None
     config = read_json(model_folder(checkpoint) / "config.json")
     config["transformers.js_config"] = {"use_external_data_format": {"model.onnx": True}}
     write_json(folder / "config.json", config)
+    if recipe.heads == (SCORE,):  # sentence-transformers' CrossEncoder reads config.json and the tokenizer alone
+        one_length(folder / "tokenizer_config.json", recipe.max_tokens)
+        return
     _write_modules(folder, checkpoint, recipe)
     width = config["hidden_size"]
     write_json(folder / "1_Pooling/config.json", {"word_embedding_dimension": width, **pooling_record(recipe.pooling)})

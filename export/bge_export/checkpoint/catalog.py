@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,83 @@ BGE_GEMMA2 = Entry(
     max_tokens=8192,
 )
 
+
+BGE_CODE = Entry(
+    repository="BAAI/bge-code-v1",
+    revision="main",  # no commit is known to us
+    licence="apache-2.0",
+    parameters=1_543_714_304,
+    config={
+        "model_type": "qwen2",
+        "vocab_size": 151936,
+        "hidden_size": 1536,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "intermediate_size": 8960,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "hidden_act": "silu",
+    },
+    query_prompt="",  # a task's instruction, as <instruct>{}\n<query>{}
+    lower_case=False,
+    pooling="last",
+    max_tokens=32768,
+)
+
+QWEN3_EMBEDDING = Entry(
+    repository="Qwen/Qwen3-Embedding-0.6B",
+    revision="main",  # no commit is known to us
+    licence="apache-2.0",
+    parameters=595_776_512,
+    config={
+        "model_type": "qwen3",
+        "vocab_size": 151669,
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "intermediate_size": 3072,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "hidden_act": "silu",
+        "dtype": "bfloat16",
+    },
+    query_prompt="Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
+    lower_case=False,
+    pooling="last",
+    max_tokens=32768,
+)
+
+
+def _reranker(name: str, parameters: int, *, size: str, tokens: int, licence: str = "mit") -> Entry:
+    width, layers, heads, inner = SIZES[size]
+    return Entry(
+        repository=f"BAAI/{name}",
+        revision="main",  # no commit is known to us
+        licence=licence,
+        parameters=parameters,
+        config={
+            **BGE_M3.config,
+            "architectures": ["XLMRobertaForSequenceClassification"],
+            "id2label": {"0": "LABEL_0"},
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "intermediate_size": inner,
+            "max_position_embeddings": tokens + 2,
+        },
+        query_prompt="",
+        lower_case=False,
+        normalize=False,
+        max_tokens=tokens,
+        heads=("score",),
+    )
+
+
 # Revisions: embeddings-benchmark/mteb, mteb/models/bge_models.py, the registry of what was evaluated.
 ENTRIES = (
     _bert("bge-small-en", "4778d71a06863076696b03fd2777eb118712cad8", 33_360_000),
@@ -164,9 +242,18 @@ ENTRIES = (
     _bert("bge-small-zh-v1.5", "7999e1d3359715c523056ef9478215996d62a620", 23_953_920),
     _bert("bge-base-zh-v1.5", "f03589ceff5aac7111bd60cfc7d497ca17ecac65", 102_267_648),
     _bert("bge-large-zh-v1.5", "79e7739b6ab944e86d6171e44d24c997fc1e0116", 325_522_432),
+    dataclasses.replace(
+        _bert("bge-large-zh", "main", 325_522_432), repository="BAAI/bge-large-zh-noinstruct", query_prompt=""
+    ),
     BGE_M3,
+    dataclasses.replace(BGE_M3, repository="BAAI/bge-m3-unsupervised", revision="main", heads=("dense",)),
     BGE_EN_ICL,
     BGE_GEMMA2,
+    BGE_CODE,
+    QWEN3_EMBEDDING,
+    _reranker("bge-reranker-base", 278_044_417, size="base", tokens=512),
+    _reranker("bge-reranker-large", 559_891_457, size="large", tokens=512),
+    _reranker("bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),
 )
 
 

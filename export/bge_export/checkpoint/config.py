@@ -17,8 +17,9 @@ from bge_onnx.files.json_file import shortened
 LISTED = 10
 """An error lists so many faults and counts the others."""
 
-# What transformers 4 defined for every model, beside what transformers defines now, and what other tools add. None of
-# it changes a forward pass. `is_decoder`, `add_cross_attention` and `pruned_heads` do: models say which they need.
+# Keys that transformers 4 defined for every model, and keys that other tools add; those that transformers defines now
+# need no entry. None of these keys changes a forward pass. `is_decoder`, `add_cross_attention` and `pruned_heads` do
+# change it, so models say which values they need.
 HARMLESS_KEYS = frozenset({
     "name_or_path", "_commit_hash", "auto_map", "transformers.js_config",              # origin; code is never run
     "unsloth_version", "unsloth_fixed", "sentence_transformers",
@@ -79,9 +80,10 @@ def listed(faults: Sequence[str]) -> str:
 
 @lru_cache
 def harmless_keys(model_type: str) -> frozenset[str]:
-    """Keys that transformers defines for every model, for generating texts and for tokenizers, but no model's own.
+    """Keys that transformers defines for every model, for text generation and for tokenizers, but no model's own.
 
-    What the configuration class of `model_type` defines itself can change its forward pass, whatever else has the name.
+    A key that the configuration class of `model_type` defines itself can change the forward pass. It is not harmless,
+    even if transformers uses the same name elsewhere.
     """
     import transformers  # noqa: PLC0415 - takes seconds
 

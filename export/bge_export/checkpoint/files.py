@@ -51,7 +51,7 @@ def module_path(file: Path, given: Any) -> str:
 
 
 def sentence_settings(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The name and content of `sentence_bert_config.json`, or of the file that older versions called otherwise."""
+    """The name and content of `sentence_bert_config.json`, or of the file under its older names."""
     for name in SENTENCE_FILES:
         path = model_folder(folder) / name
         settings = read_json(path) if path.is_file() else {}
@@ -61,7 +61,7 @@ def sentence_settings(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def require_files(folder: Path) -> None:
-    """Raise CheckpointError: something in the folder would be waited for when it is read, as a FIFO."""
+    """Raise CheckpointError: the folder holds something that is no file, as a FIFO; reading it could wait forever."""
     for path in [*folder.iterdir(), *(path for sub in folder.iterdir() if sub.is_dir() for path in sub.iterdir())]:
         if path.exists() and not (stat.S_ISREG(mode := path.stat().st_mode) or stat.S_ISDIR(mode)):
             raise CheckpointError(

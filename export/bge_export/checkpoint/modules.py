@@ -18,7 +18,8 @@ from bge_onnx.errors import CheckpointError
 
 POOLING_FILE = "1_Pooling/config.json"
 
-# Both spellings of sentence-transformers: up to 4 a flag per mode, in this order; from 5 on one `pooling_mode`.
+# sentence-transformers has two spellings. Up to version 4 there is a flag for each mode, in this order. From version 5
+# on there is one key, `pooling_mode`.
 POOLING_FLAGS: dict[str, Mode] = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -67,10 +68,10 @@ Step = Dense | Normalize
 class Modules:
     """What a folder's files say of the way from token states to a vector; None where they say nothing.
 
-    pooling    modes with + between, of which the vectors stand one behind another
+    pooling    modes with + between; their vectors are concatenated
     steps      between pooling and the last normalisation
     normalize  whether vectors have length 1 at the end
-    head       that the vector is
+    head       what the vector is: dense, or a reranker's score
     """
 
     pooling: str | None

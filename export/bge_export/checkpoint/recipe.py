@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from bge_export.checkpoint import heads
+from bge_export.checkpoint import cross_encoder, heads
 from bge_export.checkpoint.catalog import Entry
 from bge_export.checkpoint.config import quoted, read_json
 from bge_export.checkpoint.files import model_folder, sentence_settings
@@ -19,7 +19,7 @@ from bge_onnx.bundle.records import Similarity
 from bge_onnx.errors import CheckpointError
 from bge_onnx.files.json_file import shortened
 
-# Of sentence_bert_config.json, in both spellings: what may stand there without a change of the vectors.
+# Arguments in sentence_bert_config.json, in both spellings, that do not change the vectors.
 HARMLESS_ARGUMENTS = {
     ("config_args", "config_kwargs"): {"use_cache", "attn_implementation"},
     ("model_args", "model_kwargs"): {"torch_dtype", "dtype", "attn_implementation", "add_pooling_layer"},
@@ -37,8 +37,8 @@ PLAIN_SETTINGS: dict[str, tuple[Any, ...]] = {
 READ_SETTINGS = ("max_seq_length", "do_lower_case")
 
 
-READERS: tuple[Callable[[Path], Modules | None], ...] = (read_modules,)
-"""What may stand behind a transformer: the first that knows a folder's files says it."""
+READERS: tuple[Callable[[Path], Modules | None], ...] = (cross_encoder.read, read_modules)
+"""Each reads what follows a transformer. The first that recognises a folder's files decides."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,11 @@ class Recipe:
     similarity: Similarity = "cosine"
 
 
+def modules_of(folder: Path) -> Modules:
+    """What stands behind a checkpoint's transformer. Raises CheckpointError: what we do not compute."""
+    return next(modules for read in READERS if (modules := read(folder)))
+
+
 def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options: Options) -> Recipe:
     """The recipe of a checkpoint: the sentence-transformers files decide, then the catalog, then `options`.
 
@@ -76,7 +81,7 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
     Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
     that leave something open.
     """
-    modules = next(modules for read in READERS if (modules := read(folder)))
+    modules = modules_of(folder)
     settings = _settings(folder)
     return Recipe(
         pooling=_decide_pooling(folder, modules.pooling, entry, options),
@@ -122,8 +127,8 @@ def _decide_pooling(folder: Path, pooling: str | None, entry: Entry | None, opti
             f"{folder / POOLING_FILE}: expected pooling {wanted} "
             f"({'as --pooling says' if options.pooling else f'as {entry.repository} has it' if entry else ''}), "
             f"found {pooling}.\n    "
-            f"{'Leave --pooling out' if options.pooling else 'Give MODEL another name than a known one'}, and that of "
-            "the file counts."
+            f"{'Leave --pooling out' if options.pooling else 'Give MODEL a name that is not a known one'}. Then the "
+            "file's pooling counts."
         )
     decided = pooling or wanted
     if decided is None:
@@ -159,7 +164,7 @@ def _max_tokens(folder: Path, entry: Entry | None, positions: int, options: Opti
 
 
 def _require_plain(path: Path, settings: dict[str, Any]) -> None:
-    """Raise CheckpointError: the Transformer module's file sets what is not read from there, and may change vectors."""
+    """Raise CheckpointError: the Transformer module's file sets what is not read there and may change vectors."""
     for key, harmless in ((key, harmless) for keys, harmless in HARMLESS_ARGUMENTS.items() for key in keys):
         arguments = settings.get(key) or {}
         others = sorted(set(arguments) - harmless) if isinstance(arguments, dict) else [quoted(arguments)]

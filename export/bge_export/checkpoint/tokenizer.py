@@ -114,8 +114,9 @@ def prepend_lower_case(backend: tokenizers.Tokenizer) -> None:
 def keeps_case(folder: Path) -> bool:
     """Whether capitals make a difference to the tokenizer.
 
-    Asked of the loaded tokenizer, because its files can differ: transformers 5 makes a BertTokenizer's normaliser from
-    `do_lower_case` in tokenizer_config.json, true where it is missing, whatever tokenizer.json says.
+    The loaded tokenizer is asked, because its files can contradict each other. transformers 5 makes a BertTokenizer's
+    normaliser from `do_lower_case` in tokenizer_config.json, or from true if that key is missing. It ignores what
+    tokenizer.json says.
     """
     normalizer = load_tokenizer(folder).backend_tokenizer.normalizer
     return normalizer is None or bool(normalizer.normalize_str("A") == "A")

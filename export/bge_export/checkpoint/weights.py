@@ -27,7 +27,9 @@ Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 
 Rounding = Callable[[str, Array], Array]
-"""A weight's name and values, or a module's and its input rows (N, K): to what a target computes with instead."""
+"""Gives what a target computes with in the place of a weight's values or of a module's input rows (N, K).
+
+Takes the name of the weight or module, and the values or rows."""
 
 Read = Callable[[slice], torch.Tensor]
 ALL = slice(None)
@@ -147,7 +149,7 @@ class Weights:
             )
 
     def _refuse_wrapped(self, absent: Sequence[str], model_type: str) -> None:
-        """Raise CheckpointError: the weights that are missing are there, behind the name of what was around the model.
+        """Raise CheckpointError: the missing weights are there, but a wrapper's name stands in front of their names.
 
         transformers does not find them either, and would go on with random ones.
         """
@@ -158,7 +160,7 @@ class Weights:
                 raise CheckpointError(
                     f"{model_type}: expected weights named as transformers names them, {name}, found them behind "
                     f"{shortened(prefix)!r}.\n"
-                    "    They were saved with what was around the model: save the inner model with save_pretrained()."
+                    "    They were saved with a wrapper around the model: save the inner model with save_pretrained()."
                 )
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bge_export.evaluate.scoring import Scores
     from bge_export.evaluate.tasks import Task
@@ -30,9 +31,16 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--split",
-    help="Of the judgements in a folder: dev for qrels/dev.tsv. By default qrels.tsv, else test, else the only one.",
+    help="Judgements to use in a folder, as dev for qrels/dev.tsv. By default qrels.tsv, else test, else the only one.",
 )
-@click.option("--name", help="Under which `bge info` keeps the result; the task's or the folder's name by default.")
+@click.option("--name", help="Name of the result in `bge info`; by default the task's or the folder's name.")
+@click.option(
+    "--rerank", "rerankers", multiple=True, metavar="BUNDLE",
+    help="Also rank each query's best passages by this reranker. Given twice, the first is compared with the second.",
+)  # fmt: skip
+@click.option(
+    "--top-k", type=click.IntRange(1, 100), default=100, show_default=True, help="How many passages --rerank ranks."
+)
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def evaluate(
@@ -42,31 +50,37 @@ def evaluate(
     checkpoint: Path | None,
     split: str | None,
     name: str | None,
+    rerankers: tuple[str, ...],
+    top_k: int,
     threads: int | None,
     *,
     as_json: bool,
 ) -> None:
     """Score a bundle on real data: Spearman for sentence pairs, nDCG@10 and recall@100 for retrieval.
 
-    With --checkpoint also how close its vectors and rankings are to float32 PyTorch's; `bge info` prints that then.
+    With --checkpoint, it also tells how close the bundle's vectors and rankings are to float32 PyTorch's. `bge info`
+    then prints that.
 
-    Equal scores are ranked by falling passage id, as trec_eval does; a passage with the query's own id is left out, as
-    BEIR does; a query of which nothing is relevant scores 0. What PyTorch reached is kept in BGE_CACHE (else
-    ~/.cache/bge-onnx) and not computed again.
+    Passages with equal scores are ranked by descending id, as in trec_eval. A passage with the query's own id is left
+    out, as in BEIR. A query without relevant passages scores 0. PyTorch's scores are kept in BGE_CACHE (else
+    ~/.cache/bge-onnx) and are not computed again.
 
-    The tasks stsb and scifact read eval-stsb and eval-scifact under --data or BGE_EVAL_DATA, else they come from the
-    Hub.
+    The tasks stsb and scifact read the folders eval-stsb and eval-scifact under --data or BGE_EVAL_DATA. Without
+    either, they come from the Hub.
 
     \b
     Examples:
       bge-export evaluate bge-small --task stsb
       bge-export evaluate my-bundle --task ./my-beir-folder --checkpoint ./my-model --json
+      bge-export evaluate bge-m3 --task scifact --rerank reranker-int8 --rerank reranker-fp32
     """
     from bge_export.bundle import writer
-    from bge_export.evaluate import scoring
+    from bge_export.evaluate import reranking, scoring
     from bge_export.evaluate.tasks import open_task
     from bge_onnx import BundleError, Embedder
 
+    if len(rerankers) > 2:
+        raise click.UsageError("--rerank: give one reranker, or two to compare")
     opened = open_task(task, data, split=split, name=name)
     embedder = Embedder.open(bundle, threads=threads)
     prompts = embedder.bundle.prompts
@@ -74,9 +88,12 @@ def evaluate(
     if checkpoint is not None:
         wanted = _of_pytorch(embedder, checkpoint, opened)
     candidates = wanted.best if wanted else None
+    reranking.require_retrieval(opened, rerankers)
     scores = scoring.evaluate(opened, scoring.bundle_system(embedder), prompts, candidates=candidates)
     if wanted:
         close = scoring.fidelity(scores, wanted)
+    if rerankers:
+        scores = _reranked(opened, scores, rerankers, top_k, threads)
     _print_scores(opened.name, scores, wanted, close, as_json=as_json)
     if wanted and Path(bundle).is_dir():  # not in the Hub's cache
         reference = {f"reference_{name}": value for name, value in wanted.values.items()}
@@ -88,6 +105,21 @@ def evaluate(
                 f"{bundle}: expected a manifest that scores can be written to, found {error.strerror}.\n"
                 "    They are printed above; `bge info` does not show them."
             ) from error
+
+
+def _reranked(task: Any, scores: Scores, names: Sequence[str], top_k: int, threads: int | None) -> Scores:
+    """The scores, with nDCG@10 of the first reranker's ranking, and how close it is to the second's."""
+    from bge_export.evaluate import reranking
+    from bge_onnx import Reranker
+
+    assert scores.best is not None
+    candidates = scores.best[:, :top_k]
+    found = [reranking.rerank(task, candidates, Reranker.open(name, threads=threads)) for name in names[:2]]
+    values = {"reranked_ndcg_at_10": found[0].ndcg_at_10}
+    if len(found) == 2:
+        values["other_reranked_ndcg_at_10"] = found[1].ndcg_at_10
+        values |= {f"rerankers_{name}": value for name, value in reranking.closeness(*found).items()}
+    return dataclasses.replace(scores, values={**scores.values, **values})
 
 
 def _of_pytorch(embedder: Embedder, checkpoint: Path, task: Task) -> Scores:

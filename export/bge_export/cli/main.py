@@ -88,13 +88,14 @@ def list_models(*, as_json: bool) -> None:
 )
 @click.option("--revision", help="Branch, tag or commit on the Hub, instead of the pinned one.")
 @click.option(
-    "--random-weights", "seed", type=int, metavar="SEED", help="True architecture, seeded weights: for tests and speed."
-)
-@click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="Where no file says it.")
+    "--random-weights", "seed", type=int, metavar="SEED",
+    help="The model's true architecture with random weights from this seed, for tests and speed.",
+)  # fmt: skip
+@click.option("--pooling", type=click.Choice(["cls", "mean", "last"]), help="The pooling, if no file says it.")
 @click.option("--query-prompt", help="Text in front of queries, instead of the model's own.")
 @click.option("--passage-prompt", help="Text in front of passages, instead of the model's own.")
 @click.option("--max-tokens", type=click.IntRange(min=3), help="Cut texts here, instead of the model's own limit.")
-@click.option("--lower-case/--keep-case", default=None, help="Where the checkpoint's files contradict each other.")
+@click.option("--lower-case/--keep-case", default=None, help="What to do where the checkpoint's files disagree.")
 @click.option("--heads", callback=_heads, help="Out of dense,sparse,colbert; all that the checkpoint has by default.")
 @click.option(
     "--head-files", type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -110,21 +111,21 @@ def list_models(*, as_json: bool) -> None:
 )  # fmt: skip
 @click.option(
     "--calibrate", "calibration", metavar="FILE|random|none",
-    help="For cpu-int8 of encoders: round weights so that these texts, one a line, err least. Without a file these are "
-    "random token ids; none rounds each weight by itself, in less time.",
+    help="For cpu-int8 of encoders: a file of texts, one per line. Weights are rounded so that errors on these texts "
+    "are smallest. random, the default, takes random token ids. none rounds each weight by itself, which is faster.",
 )  # fmt: skip
 @click.option(
-    "--kernels", type=click.Choice(["none", "auto"]), default="none", show_default=True,
-    help="For cpu-int8 of encoders: auto takes the operators of bge_kernels where they were built; whoever opens the "
-    "bundle needs them too.",
+    "--kernels", type=click.Choice(["none", "auto"]), default="auto", show_default=True,
+    help="For cpu-int8 of encoders: auto takes bge-onnx's own operators where this installation has them. They are "
+    "faster, and whoever opens the bundle needs them. none takes standard operators.",
 )  # fmt: skip
 @click.option(
     "--activations", type=click.Choice(["8", "7"]), default="8", show_default=True,
-    help="With --kernels auto: inputs of linear layers rounded to 7 bits are faster on CPUs with AVX2 and no VNNI, and "
-    "err more.",
+    help="For cpu-int8 of encoders: with 7, linear layers round their inputs to 7 bits. That is faster on CPUs with "
+    "AVX2 and no VNNI, and errs more.",
 )  # fmt: skip
 @click.option(
-    "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine that has none."
+    "--no-check", is_flag=True, help="Do not compare with PyTorch: for CUDA bundles, on a machine without CUDA."
 )
 @click.option("--force", is_flag=True, help="Replace a bundle that is at --out already.")
 def run(
@@ -153,7 +154,7 @@ def run(
 
     MODEL is a known name (`bge-export list`) or any Hub repository OWNER/NAME with a BERT, XLM-R, Mistral or Gemma2
     embedding model.
-    With --checkpoint it is just the bundle's name, unless it is a known one, and the folder's own files decide.
+    With --checkpoint, the folder's own files decide. MODEL is then only the bundle's name, unless it is a known name.
 
     \b
     Examples:
@@ -199,9 +200,12 @@ def run(
         check=not no_check,
         options=options,
     )
-    without = kernels == "auto" and not bge_kernels.library()
-    report(f"exporting {model} for {target}{', no operators were built here' * without}")
-    _wrote(export(request, out, force=force, progress=sys.stderr.isatty()))
+    report(f"exporting {model} for {target}")
+    bundle = export(request, out, force=force, progress=sys.stderr.isatty())
+    if bundle.activations:
+        here = bge_kernels.library() or f"none: {bge_kernels.why_missing()}"
+        report(f"operators  {', '.join(bundle.kernels) or ('none' if kernels == 'none' else here)}")
+    _wrote(bundle)
 
 
 @cli.command()
@@ -230,7 +234,7 @@ def check(
 ) -> None:
     """Compare a bundle with float32 PyTorch; exit 1 when an error is over its limit.
 
-    Weights from the Hub are found again by themselves, random ones made again; others need --checkpoint.
+    Weights from the Hub are found again without help, and random weights are made again. Others need --checkpoint.
 
     \b
     Examples:

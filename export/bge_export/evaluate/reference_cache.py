@@ -23,7 +23,7 @@ from bge_export.evaluate.tasks import Task
 from bge_onnx.files.replace import replacing
 
 FORMAT = 2
-"""Raised when scores are computed another way: what was kept before is of no use then."""
+"""Increase it when scores are computed in another way; scores that were kept before are then not used."""
 
 
 SHA256_BYTES = 32

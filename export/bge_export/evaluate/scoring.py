@@ -216,7 +216,7 @@ def _retrieval(task: Retrieval, system: System, prompts: Mapping[str, str], cand
     asked = list(task.queries.values())
     embed_queries = system.embed_queries or (lambda texts: system.embed(texts, prompts.get("query", "")))
     queries = _unit(embed_queries(asked))
-    order = _descending_ids(task)
+    order = descending_ids(task)
     own = _own_passages(task)
     best = np.empty((len(queries), min(BEST, len(passages))), dtype=np.int64)
     for start in range(0, len(queries), QUERIES_AT_A_TIME):
@@ -226,19 +226,19 @@ def _retrieval(task: Retrieval, system: System, prompts: Mapping[str, str], cand
             if place is not None:
                 found[line, place] = -np.inf
         best[rows] = order[top_k(found[:, order], BEST)]
-    values = _ranking_scores(task, best)
+    values = ranking_scores(task, best)
     places = (best if candidates is None else candidates)[:, :RERANKED]
     rank_of_id = np.argsort(order)
     reranked = _rerank(task, system, places)
     for mode, scores in reranked.items():
         again = np.lexsort((rank_of_id[places], -scores), axis=1)
         chosen = np.take_along_axis(places, again, axis=1)
-        values[f"{mode}_ndcg_at_10"] = _ranking_scores(task, chosen)["ndcg_at_10"]
+        values[f"{mode}_ndcg_at_10"] = ranking_scores(task, chosen)["ndcg_at_10"]
     vectors = np.concatenate([passages, queries])
     return Scores(metric="ndcg_at_10", values=values, vectors=vectors, best=best, reranked=reranked)
 
 
-def _descending_ids(task: Retrieval) -> Places:
+def descending_ids(task: Retrieval) -> Places:
     """The passages' columns by descending id: of equal scores trec_eval takes the larger id first."""
     return np.array(sorted(range(len(task.corpus)), key=list(task.corpus).__getitem__, reverse=True), dtype=np.int64)
 
@@ -251,8 +251,8 @@ def _own_passages(task: Retrieval) -> list[int | None]:
     return [columns.get(query) for query in task.queries]
 
 
-def _ranking_scores(task: Retrieval, best: Places) -> dict[str, float]:
-    """nDCG@10 and recall@100 of ranked passages (Q, up to 100); 0 for a query without relevant passages."""
+def ranking_scores(task: Retrieval, best: Places) -> dict[str, float]:
+    """nDCG@10 and recall@100 of ranked passages (Q, up to 100); 0 for a query of which nothing is relevant."""
     passage_ids = list(task.corpus)
     ndcg, recall = [], []
     for query, columns in zip(task.queries, best, strict=True):

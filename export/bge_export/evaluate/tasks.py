@@ -146,7 +146,7 @@ def _open_path(path: Path, name: str, split: str | None) -> Task:
 
 
 def _nothing_usable(path: Path, split: str | None, files: Mapping[str, Path | None]) -> str:
-    """What is said of a path that is no task: what is missing where something was found, else what is possible."""
+    """The error for a path that is no task: which files are missing if some were found, else what is possible."""
     wanted = QRELS if split is None else f"qrels/{split}.tsv"
     missing = [what for what, file in files.items() if file is None]
     found = "none of these" if len(missing) == len(files) else f"no {', no '.join(missing)}"

@@ -10,6 +10,17 @@ project (x, weight) => (y) {
   transposed = Transpose <perm = [1, 0]> (weight)
   y = MatMul(x, transposed)
 }
+add_bias (x, bias) => (y) {
+  y = Add(x, bias)
+}
+split_heads <by_head> (x) => (heads) {
+  split = Constant <value_ints: ints = @by_head> ()
+  heads = Reshape(x, split)
+}
+join_heads (heads) => (x) {
+  joined = Constant <value_ints = [0, 0, -1]> ()
+  x = Reshape(heads, joined)
+}
 rms_norm <epsilon> (x, scale) => (y) {
   square = Mul(x, x)
   last = Constant <value_ints = [-1]> ()

@@ -61,6 +61,15 @@ project_in <to> (x, weight) => (y) {
   rows = Cast <to: int = @to> (x)
   y = com.microsoft.FusedMatMul <transB = 1> (rows, weight)
 }
+add_bias_in <to> (x, bias) => (y) {
+  addend = Cast <to: int = @to> (bias)
+  y = Add(x, addend)
+}
+join_heads_in <to> (heads) => (x) {
+  rows = Cast <to: int = @to> (heads)
+  joined = Constant <value_ints = [0, 0, -1]> ()
+  x = Reshape(rows, joined)
+}
 rms_norm_in_float <epsilon> (x, scale) => (y) {
   rows = Cast <to = 1> (x)
   y = SimplifiedLayerNormalization <axis = -1, epsilon: float = @epsilon> (rows, scale)

@@ -19,7 +19,7 @@ def multi_head_attention(call: ir.Node) -> ir.Node:
 
 
 def no_bias(call: ir.Node) -> ir.Node:
-    """What hides padding from a family's own attention: nothing. `multi_head_attention` takes no bias at all."""
+    """A bias of zero for a family's own attention: nothing is padded. `multi_head_attention` takes no bias at all."""
     readers = {node.op_type for node, _ in call.outputs[0].uses()}
     return call if readers <= {"attention"} else ir.node("Constant", [], {"value_float": 0.0})
 

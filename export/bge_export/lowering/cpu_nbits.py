@@ -34,7 +34,7 @@ CHUNK_ROWS = 4096
 ACCURACY_LEVEL = 4
 """MatMulNBits quantises activations to 8 bits, each row and block by itself: a row's result depends on no other row.
 
-Its kernels take two rows at a time, and sum an odd last one in another order: it gets a partner."""
+Its kernels take two rows at a time and would sum an odd last row in another order, so that row gets a partner."""
 
 WORD_TABLES = ("embed_tokens.weight", "word_embeddings.weight")
 TINY = np.finfo(np.float32).tiny  # below, an inverse overflows: such a block is zeros
@@ -95,7 +95,7 @@ def _blocks(rows: Array, block: int) -> Array:
 
 
 def _scales(blocks: Array, bits: int) -> Array:
-    """The value of a block that is largest without its sign, with its sign, over the lowest integer."""
+    """For each block, its value of the largest magnitude, sign included, divided by the lowest integer."""
     high, low = blocks.max(axis=2), blocks.min(axis=2)
     scales: Array = np.where(high > -low, high, low) / np.float32(-(1 << (bits - 1)))
     return scales

@@ -23,7 +23,7 @@ def gelu(call: ir.Node) -> ir.Node:
 
 
 def layer_norm(call: ir.Node) -> ir.Node:
-    """Bias, residual sum and norm in one pass; a norm without a sum before it takes one pass too."""
+    """The bias of the product before, the residual sum and the norm in one pass; without such a sum, the norm alone."""
     x, scale, shift = call.inputs
     assert x
     residual = x.producer()
@@ -37,7 +37,8 @@ def layer_norm(call: ir.Node) -> ir.Node:
 def packed_attention(call: ir.Node) -> ir.Node:
     """Attention over all texts of a batch, with the biases of its queries, keys and values.
 
-    Separate inputs: with one for all three ONNX Runtime leaves its flash kernel for texts of up to 512 tokens.
+    The three inputs are separate. With one input for all three, ONNX Runtime would not use its flash kernel for texts
+    of up to 512 tokens.
     """
     _, _, _, _, token_offset, cu_seqlens = call.inputs
     products, biases = zip(*(_product(call, place) for place in range(3)), strict=True)

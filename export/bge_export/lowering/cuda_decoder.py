@@ -1,8 +1,8 @@
 """Targets `cuda-fp16` and `cuda-bf16` of decoders: products, rotations and attention in half precision.
 
 The residual stream and the norms stay in float32: Gemma2's states leave float16's range, and its norms' 1 + weight is
-lost in bfloat16. So do activations of gates, which ONNX Runtime would compute in half precision where PyTorch computes
-them in float32. Attention is ONNX Runtime's GroupQueryAttention, which holds no matrix of tokens by tokens.
+lost in bfloat16. The activations of gates stay in float32 too, as in PyTorch; ONNX Runtime would compute them in half
+precision. Attention is ONNX Runtime's GroupQueryAttention, which holds no matrix of tokens by tokens.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ def lowering(precision: Precision) -> Lowering:
     swaps: dict[str, Swap] = {
         "lookup": lambda call: _body("lookup_in_float", call),
         "project": lambda call: _body("project_in", call, to=dtype.value),
+        "add_bias": lambda call: _body("add_bias_in", call, to=dtype.value),
+        "join_heads": lambda call: _body("join_heads_in", call, to=dtype.value),
         "rms_norm": lambda call: _body("rms_norm_in_float", call, epsilon=call.attributes["epsilon"].as_float()),
         "residual": lambda call: _body("residual_in_float", call),
         "gated_silu": lambda call: _body("gated_quick_gelu", call, to=dtype.value),

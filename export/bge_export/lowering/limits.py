@@ -10,9 +10,11 @@ from bge_onnx.bundle.records import Measure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The largest errors allowed: of dense and ColBERT vectors by `measure`, and the difference of sparse weights.
+    """The largest errors allowed: `vectors` for dense and ColBERT vectors, by `measure`; `sparse` for sparse weights.
 
-    Where the measure is the cosine, which knows of no scale, the length of that difference over the weights' length.
+    The error of sparse weights is their difference. If the measure is the cosine, which ignores scale, it is the length
+    of the difference divided by the length of the weights. Scores have the limit `sparse` too; their error is the
+    difference divided by the largest score's size.
     """
 
     measure: Measure = "difference"
@@ -23,4 +25,5 @@ class Limits:
         """The measure of a head's errors, and the largest allowed."""
         if HEADS[head].is_vectors:
             return self.measure, self.vectors
-        return "difference" if self.measure == "difference" else "relative", self.sparse
+        plain = self.measure == "difference" and HEADS[head].gives == "weights"
+        return "difference" if plain else "relative", self.sparse

@@ -29,9 +29,9 @@ class Target:
     precision     of its layers: a family takes float16 or bfloat16 as its `half` says
     lowering      of a model's configuration
     limits        of errors against PyTorch
-    on_bytes      linear layers take bytes: there are calibration, operators, bits of activations to choose
-    stores        matrices, where --weights says nothing else
-    stores_fp16   --weights fp16 may say so
+    on_bytes      linear layers take bytes, so calibration, operators and bits of activations can be chosen
+    stores        how matrices are stored, unless --weights says otherwise
+    stores_fp16   whether --weights fp16 is allowed
     weights       the file beside the graph
     plain         as other libraries expect it: token states always, vectors as the checkpoint wants them only
     outputs       output -> its name where others look for it
@@ -118,7 +118,7 @@ TABLE = (
         lowering=lambda *_: Lowering(portable.SWAPS),
         graph="onnx/model.onnx",
         plain=True,
-        outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state"},
+        outputs={"dense": "sentence_embedding", "token_states": "last_hidden_state", "score": "logits"},
     ),
     Target(name="cpu-fp32", causal=True, provider=CPU, layout="equal", lowering=lambda *_: Lowering(cpu_fp32.SWAPS)),
     _nbits("cpu-int8", 8, bytes_per_weight=1.1),

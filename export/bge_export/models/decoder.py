@@ -4,8 +4,8 @@ Mirrors transformers' MistralModel and Gemma2Model:
 https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/mistral/modeling_mistral.py
 https://github.com/huggingface/transformers/blob/v5.0.0/src/transformers/models/gemma2/modeling_gemma2.py
 
-No token has padding in front of it, so its position is its index, behind the positions of a prefix where a graph takes
-one. The last layer is computed for the last token alone, which is pooled.
+No token has padding in front of it, so its position is its index. If a graph takes a prefix, its positions come
+first. The last layer is computed for the last token alone, which is pooled.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ class Layout:
     embedding_scale: float
     one_plus_norm: bool  # norms scale by 1 + weight
     window: Callable[[int], int | None]  # of a layer: how many tokens, itself included, a token sees
+    biased: frozenset[str] = frozenset()  # of a layer's linear modules: those with a bias
+    query_norm: str | None = None  # of each head's queries, before they are rotated
+    key_norm: str | None = None
 
 
 def weight_shapes(config: Sizes, layout: Layout) -> dict[str, Shape]:
@@ -63,8 +66,10 @@ def weight_shapes(config: Sizes, layout: Layout) -> dict[str, Shape]:
             "mlp.up_proj": (inner, width),
             "mlp.down_proj": (width, inner),
             **{norm: (width,) for norm in norms if norm},
+            **{norm: (config.head_width,) for norm in (layout.query_norm, layout.key_norm) if norm},
         }
         shapes |= {f"layers.{number}.{module}.weight": shape for module, shape in layer.items()}
+        shapes |= {f"layers.{number}.{module}.bias": layer[module][:1] for module in sorted(layout.biased)}
     return shapes
 
 
@@ -95,16 +100,18 @@ class Decoder:
         return graph.finish(outputs | tokens.outputs())
 
     def layer(self, number: int, hidden: ir.Value, tokens: DecoderInputs) -> ir.Value:
-        """The hidden states after layer `number` of `hidden` (B, T, D); after the last layer the last token's alone."""
+        """The states after layer `number` of `hidden` (B, T, D). The last layer gives those of the last token alone."""
         module, layout, graph = f"layers.{number}", self.layout, self.graph
         last = number == self.config.num_hidden_layers - 1
         normed = self.norm(f"{module}.{layout.before_attention}", hidden)
         key = self.linear(f"{module}.self_attn.k_proj", normed)
+        key = self.head_norm(module, layout.key_norm, key, self.config.num_key_value_heads)
         key = tokens.rotate(f"{module}.self_attn", key, self.config.num_key_value_heads)
         value = self.linear(f"{module}.self_attn.v_proj", normed)
         if last and tokens.last_query_alone:
             hidden, normed = (tokens.last_rows(states, self.config.hidden_size) for states in (hidden, normed))
         query = self.linear(f"{module}.self_attn.q_proj", normed)
+        query = self.head_norm(module, layout.query_norm, query, self.config.num_attention_heads)
         query = tokens.rotate(f"{module}.self_attn", query, self.config.num_attention_heads, last=last)
         attended = tokens.attend(number, query, key, value, last=last)
         if last and not tokens.last_query_alone:
@@ -160,13 +167,26 @@ class Decoder:
         return self.graph.weight(self.weights.lazy_rows(name, rows))
 
     def linear(self, module: str, x: ir.Value) -> ir.Value:
-        """`x` (…, in) times the transpose of the weight (out, in)."""
+        """`x` (…, in) times the transpose of the weight (out, in), plus the bias if there is one."""
         name = f"{module}.weight"
 
         def rows(start: int, stop: int) -> Array:
             return self.weights.read(name, rows=slice(start, stop))
 
-        return self.graph.call("project", module, x, self.graph.weight(self.weights.lazy_rows(name, rows)))
+        y = self.graph.call("project", module, x, self.graph.weight(self.weights.lazy_rows(name, rows)))
+        if module.split(".", 2)[-1] not in self.layout.biased:
+            return y
+        bias = f"{module}.bias"
+        tensor = self.weights.lazy(bias, lambda: self.weights.read(bias), self.weights.shapes[bias])
+        return self.graph.call("add_bias", module, y, self.graph.weight(tensor))
+
+    def head_norm(self, layer: str, name: str | None, x: ir.Value, heads: int) -> ir.Value:
+        """`x` (B, T, heads × K) with each head normalised by itself, where the layout has such a norm."""
+        if name is None:
+            return x
+        module, split = f"{layer}.{name}", {"by_head": [0, 0, heads, self.config.head_width]}
+        normed = self.norm(module, self.graph.call("split_heads", module, x, attributes=split))
+        return self.graph.call("join_heads", module, normed)
 
     def norm(self, module: str, x: ir.Value) -> ir.Value:
         """`x` (…, D) divided by its root mean square and scaled; Gemma's 1 + weight is folded in float32."""

@@ -76,3 +76,19 @@ def check_sizes(config: Sizes) -> None:
             f"config.json: expected num_attention_heads to be a multiple of num_key_value_heads and an even head_dim, "
             f"found {heads}, {shared} and {width}.\n    Is it the config.json of these weights?"
         )
+
+
+def without_windows(flat: dict[str, Any]) -> dict[str, Any]:
+    """A flat configuration without `layer_types` and `sliding_window`, where they ask for no window.
+
+    Raises CheckpointError: some layer has a window.
+    """
+    types = flat.pop("layer_types", None) or []
+    if set(types) - {"full_attention"}:
+        raise CheckpointError(
+            f"config.json: expected full_attention in every layer, found {', '.join(sorted(set(types)))}.\n"
+            "    Windows of this family are not supported."
+        )
+    if not flat.get("use_sliding_window"):
+        flat["sliding_window"] = None  # a number that nothing reads
+    return flat

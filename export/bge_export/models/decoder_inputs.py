@@ -111,9 +111,9 @@ class Prefixed:
 class Whole:
     """Texts from their first token on, padded on the right, with nothing to be found out from shapes: for GPUs.
 
-    The graph's inputs beside input_ids are `LAST_PLACES`, `TOKENS` and `POOLED_ROWS`, from the host. Attention has a
-    query for each key, which ONNX Runtime's fused operator wants, so the last layer goes on with the last tokens behind
-    it. Padding needs no mask: tokens look back only.
+    The graph's inputs beside input_ids are `LAST_PLACES`, `TOKENS` and `POOLED_ROWS`, from the host. ONNX
+    Runtime's fused attention wants a query for each key. So the last layer computes attention for all tokens, and goes
+    on with the last tokens alone after it. Padding needs no mask: tokens look back only.
     """
 
     last_query_alone = False

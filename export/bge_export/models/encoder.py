@@ -68,8 +68,8 @@ def encoder_family(
     """A family of encoders.
 
     task_head     the beginning of the names of a masked-language-model head's weights
-    past_padding  positions are counted over the ids that are not the padding id, and rows 0 to that id of the table
-                  belong to none, as PyTorch has it: a text may hold the padding token as a word
+    past_padding  as in PyTorch, only ids other than the padding id have positions, and these count from the table's
+                  row behind the padding id; a text may hold the padding token as a word
     """
     model_type = config.required["model_type"]
 
@@ -125,18 +125,23 @@ class Encoder(HeadedEncoder[Sizes]):
     def words(self) -> ir.Value:
         """Word embeddings of the tokens, with token type 0 added.
 
-        All tokens of one text have type 0, so its row is added to the table once, here. The sum (word + type) +
-        position keeps PyTorch's order: it is bit-identical.
+        All tokens of one text have type 0, so its row is added to the table once, here; of a pair each has its own.
+        The sum (word + type) + position keeps PyTorch's order: it is bit-identical.
         """
-        name = "embeddings.word_embeddings.weight"
+        name, types_name = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
 
         def rows(start: int, stop: int) -> Array:
-            types = self.weights.read("embeddings.token_type_embeddings.weight")
-            table: Array = self.weights.read(name, rows=slice(start, stop)) + types[0]
+            words = self.weights.read(name, rows=slice(start, stop))
+            table: Array = words if self.inputs.types else words + self.weights.read(types_name)[0]
             return table
 
         table = self.graph.weight(self.weights.lazy_rows(name, rows))
-        return self.graph.call("lookup", "embeddings.word_embeddings", self.inputs.ids, table)
+        words = self.graph.call("lookup", "embeddings.word_embeddings", self.inputs.ids, table)
+        if self.inputs.types is None:
+            return words
+        module = "embeddings.token_type_embeddings"
+        types = self.graph.call("rows", module, self.weight(types_name), self.inputs.types)
+        return self.graph.call("residual", module, words, types)
 
     def build(self, *, pad_id: int | None = None) -> ir.Model:
         """The whole model; `pad_id` where positions count past the padding id. Outputs are float32."""
@@ -153,7 +158,7 @@ class Encoder(HeadedEncoder[Sizes]):
     def layer(self, number: int, queries: ir.Value, hidden: ir.Value, *, last: bool = False) -> ir.Value:
         """Layer `number` for `queries` (…, Q, D) that look at the tokens `hidden` (…, T, D).
 
-        Returns (…, Q, D), or of the last layer those of them that `tokens` keeps.
+        Returns (…, Q, D). The last layer returns only the rows that `inputs.after_attention` keeps.
         """
         module = f"encoder.layer.{number}"
         names = ("query", "key", "value")

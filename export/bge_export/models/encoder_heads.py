@@ -101,7 +101,7 @@ class HeadedEncoder(Generic[S]):
         self._add(outputs, head, rows, [*self.inputs.row_axes, width_of_head(head, self.weights)])
 
     def _add(self, outputs: Outputs, head: str, vectors: ir.Value, shape: list[int | str]) -> None:
-        """Add a head's vectors, normalised where `wanted` says so, and beside them as they are where it wants both."""
+        """Add a head's vectors, normalised if `wanted` says so; if it wants both, the raw vectors too."""
         if self.wanted.normalize:
             outputs[head] = (self.graph.call("l2_normalize", f"{head}.normalize", vectors), shape)
             if self.wanted.raw:

@@ -19,6 +19,7 @@ from bge_onnx.bundle.graph_names import (
     STATE_ROWS,
     TEXT_STARTS,
     TOKEN_OFFSET,
+    TOKEN_TYPES,
 )
 
 Axes = list[int | str]
@@ -28,6 +29,7 @@ class EncoderInputs(Protocol):
     """The inputs of a batch's texts, and what depends on how they lie."""
 
     ids: ir.Value
+    types: ir.Value | None
     state_axes: Axes
     row_axes: Axes
 
@@ -38,19 +40,19 @@ class EncoderInputs(Protocol):
         """Every query's mix of its text's values; `inputs` are queries, keys and values."""
 
     def before_last(self, hidden: ir.Value) -> ir.Value:
-        """The tokens that the last layer makes queries of."""
+        """The tokens whose queries the last layer is given."""
 
     def after_attention(self, hidden: ir.Value) -> ir.Value:
-        """The tokens that the last layer goes on with, of those before."""
+        """The rows that the last layer goes on with after its attention."""
 
     def pooled(self, states: ir.Value) -> ir.Value:
         """One vector (B, D) a text, from the last layer's states."""
 
     def before_rows(self, module: str, states: ir.Value) -> ir.Value:
-        """The states that a vector a token is made of; `module` names the nodes."""
+        """The states from which each token's vector is computed; `module` names the nodes."""
 
     def masked_rows(self, module: str, rows: ir.Value) -> ir.Value:
-        """A vector for each token; padding has zeros."""
+        """A vector for each token, zeros for padding."""
 
 
 class Padded:
@@ -67,6 +69,7 @@ class Padded:
         self.state_axes: Axes = ["B", "Q" if wanted.prunes else "T"]
         self.row_axes: Axes = ["B", "rows"]
         self.ids = graph.input("input_ids", ["B", "T"])
+        self.types = graph.input(TOKEN_TYPES, ["B", "T"]) if wanted.types else None
         self.mask = graph.input("attention_mask", ["B", "T"])
         self.bias = graph.call("attention_bias", "attention_bias", self.mask)
 
@@ -108,6 +111,7 @@ class Packed:
     def __init__(self, graph: Graph, wanted: GraphOutputs) -> None:
         self.graph, self.wanted = graph, wanted
         self.ids = graph.input("input_ids", ["T"])
+        self.types = graph.input(TOKEN_TYPES, ["T"]) if wanted.types else None
         self.starts = graph.input(TEXT_STARTS, ["T"])
         self.ends = graph.input(CU_SEQLENS, ["B + 1"], ir.DataType.INT32)
         self.places = graph.input(TOKEN_OFFSET, ["B", "longest"], ir.DataType.INT32)

@@ -17,6 +17,7 @@ class GraphOutputs:
     token_states  also the last layer's states (B, T, D)
     prune         compute the last layer for the CLS token alone where `dense` needs no more
     packed        texts stand one after another, without padding
+    types         tokens have types: of a pair, which of the two texts they belong to
     whole         a decoder takes no prefix: texts are computed from their first token on
     """
 
@@ -29,6 +30,7 @@ class GraphOutputs:
     prune: bool = False
     packed: bool = False
     whole: bool = False
+    types: bool = False
 
     @property
     def of_pooled(self) -> str:

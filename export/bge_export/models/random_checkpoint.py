@@ -19,6 +19,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from bge_export.checkpoint.config import parse_config
 from bge_export.checkpoint.heads import FILES, LINEARS
+from bge_export.checkpoint.modules import weight_shapes
+from bge_export.checkpoint.recipe import modules_of
 from bge_export.checkpoint.weights import Shape
 from bge_export.models.families import MODELS
 from bge_onnx.errors import CheckpointError
@@ -49,6 +51,12 @@ def write(
     (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     family = MODELS[config["model_type"]]
     shapes = family.weight_shapes(parse_config(family.Config, config, folder / "config.json"))
+    if of_head := weight_shapes(modules_of(folder).steps):
+        # as transformers saves a task's model: all but the head's own weights have the model's prefix
+        shapes = {
+            name if name.startswith("classifier") else f"{family.prefix}{name}": shape
+            for name, shape in (shapes | of_head).items()
+        }
     dtype = torch.bfloat16 if config.get("dtype") == "bfloat16" else torch.float32
     _require_room(folder, sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize)
     weight_map: dict[str, str] = {}
@@ -56,7 +64,7 @@ def write(
         for number, names in enumerate(_shards(shapes)):
             file = f"model-{number:05d}.safetensors"
             tensors = pool.map(lambda name: _random(name, shapes[name], seed, config, dtype), names)
-            save_file(dict(zip(names, tensors, strict=True)), folder / file)
+            save_file(dict(zip(names, tensors, strict=True)), folder / file, metadata={"format": "pt"})
             weight_map |= dict.fromkeys(names, file)
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -9,11 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import transformers
 from numpy.typing import NDArray
 
 from bge_export.checkpoint.pytorch import tokenize
 from bge_export.checkpoint.recipe import Recipe
-from bge_export.checkpoint.tokenizer import load_tokenizer, text_ends
+from bge_export.checkpoint.tokenizer import load_tokenizer, prepend_lower_case, text_ends
 from bge_export.checkpoint.weights import Weights
 from bge_export.lowering.limits import Limits
 from bge_export.lowering.lower import Lowering
@@ -21,7 +23,8 @@ from bge_export.lowering.targets import Target
 from bge_export.proof import reference
 from bge_export.proof.compare import Expected, errors_of
 from bge_onnx import Embeddings
-from bge_onnx.bundle.heads import HEADS
+from bge_onnx.bundle.graph_names import SECOND
+from bge_onnx.bundle.heads import HEADS, SCORE
 from bge_onnx.errors import ProviderError
 from bge_onnx.run.onnx_runtime import ort
 
@@ -61,7 +64,7 @@ LENGTHS = (
 """Around the multiples where kernels have tails, up to the model's limit."""
 
 MULTIPLICATIONS = 10**13
-"""That a check may cost, times two: some minutes on two cores."""
+"""A check may cost twice this many: some minutes on two cores."""
 
 TEXTS = (
     "",
@@ -95,24 +98,29 @@ def require_provider(target: Target) -> None:
 
 
 def expect(checkpoint: Path, recipe: Recipe, lowering: Lowering, *, progress: bool = False) -> Expected:
-    """Run the reference, rounding where the target rounds: what is compared is the graph.
+    """Run the reference. It rounds where the target rounds, so that only the graph is compared.
 
-    What the rounding itself costs, `bge-export evaluate` tells. A target whose layers are float16 or bfloat16 may err
+    `bge-export evaluate` tells what the rounding itself costs. A target whose layers are float16 or bfloat16 may err
     twice as much as PyTorch does in that precision on these texts. PyTorch's memory is free again afterwards.
     """
     tokenizer = load_tokenizer(checkpoint)
-    of_texts = tokenize(tokenizer, recipe, TEXTS)
+    given, of_texts = (
+        pairs_of(tokenizer, recipe) if recipe.heads == (SCORE,) else (TEXTS, tokenize(tokenizer, recipe, TEXTS))
+    )
+    typed = any(max(ids) >= SECOND for ids in of_texts)
     first, last = text_ends(tokenizer)
     rng = np.random.default_rng(0)
     of_lengths = []
     for length in (length for length in LENGTHS if length <= recipe.max_tokens):
         ids = rng.integers(0, len(tokenizer), length)
         ids[-1], ids[0] = last, first
+        if typed:
+            ids[length // 2 :] += SECOND
         of_lengths.append(ids)
     token_ids = [np.array(ids, dtype=np.int64) for ids in (*of_texts, *of_lengths)]
     affordable = _affordable(checkpoint, token_ids)
     token_ids = [token_ids[place] for place in affordable]
-    texts = tuple(TEXTS[place] for place in affordable if place < len(of_texts))
+    texts = tuple(given[place] for place in affordable if place < len(of_texts))
     in_float = dataclasses.replace(lowering, precision="float32")
     heads = reference.embed(checkpoint, recipe, token_ids, lowering=in_float, progress=progress)
     limits = None
@@ -121,6 +129,31 @@ def expect(checkpoint: Path, recipe: Recipe, lowering: Lowering, *, progress: bo
     weights = ", rounded as the bundle is" if lowering.weights else ""
     name = f"transformers {version('transformers')}, torch {version('torch')}, float32{weights}"
     return Expected(token_ids, texts, heads, name, limits)
+
+
+def pairs_of(
+    tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe
+) -> tuple[list[tuple[str, str]], list[list[int]]]:
+    """Pairs of texts of every kind, and their token ids as transformers joins them; types as `SECOND` says.
+
+    Pairs whose query would be cut are left out. FlagEmbedding cuts a query before joining it, and transformers cannot.
+    """
+    if recipe.lower_cased:
+        tokenizer = copy.deepcopy(tokenizer)
+        prepend_lower_case(tokenizer.backend_tokenizer)
+    pairs, found = [], []
+    for place, query in enumerate(TEXTS):
+        if len(tokenizer(query, add_special_tokens=False)["input_ids"]) > recipe.max_tokens * 3 // 4:
+            continue
+        for step in (1, 5, 11):
+            passage = TEXTS[(place + step) % len(TEXTS)]
+            # a list, as an empty passage beside a single query counts as none
+            joined = tokenizer([query], [passage], truncation="only_second", max_length=recipe.max_tokens)
+            (ids,) = joined["input_ids"]
+            (types,) = joined.get("token_type_ids") or [[0] * len(ids)]
+            pairs.append((query, passage))
+            found.append([token + kind * SECOND for token, kind in zip(ids, types, strict=True)])
+    return pairs, found
 
 
 def limits_of(own: Embeddings, wanted: Embeddings) -> Limits:

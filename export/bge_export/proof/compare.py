@@ -16,16 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_export.lowering.limits import Limits
-from bge_onnx import BundleError, Embedder, Embeddings
-from bge_onnx.bundle.heads import HEADS, Gives
+from bge_onnx import Bundle, BundleError, Embedder, Embeddings, Reranker
+from bge_onnx.bundle.heads import HEADS, SCORE, Gives
 from bge_onnx.bundle.records import HeadParity, Measure, Parity
 from bge_onnx.embed.prefix import Prefix
+from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BgeError
 from bge_onnx.vectors.embeddings import VectorOptions
 
 SHORT_TOKENS = 512
 REPLAYED = (1, 3, 8)
 """Texts of small batches of a packed bundle."""
+
+TINY_SCORE = 1e-6
+"""Scores are compared with the largest one's size, or with this."""
 
 PREFIXES = 3
 """So many texts of a decoder are also given with their first half as a prefix."""
@@ -36,29 +40,32 @@ class Expected:
     """What PyTorch gives: token ids per text, the vectors of those and of random ids of each length."""
 
     token_ids: list[NDArray[np.int64]]
-    texts: tuple[str, ...]  # those of the first token_ids; the others are random
+    texts: tuple[Any, ...]  # of the first token_ids, pairs of strings for a reranker; the other ids are random
     heads: Embeddings
     reference: str  # what gave them
     limits: Limits | None = None  # of a precision below float32; None for the target's own
 
 
-def compare(embedder: Embedder, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
+def compare(model: Embedder | Reranker, expected: Expected, limits: Limits, *, progress: bool = False) -> Parity:
     """Compare a bundle, by every head, with what PyTorch gave."""
     limits = expected.limits or limits
-    whole = dataclasses.replace(embedder.bundle, truncate_dim=None)
-    embedder = dataclasses.replace(embedder, bundle=whole)  # all components are compared
-    ours = embedder.tokenizer.encode(expected.texts)
+    whole = dataclasses.replace(model.bundle, truncate_dim=None)  # all components are compared
+    model = dataclasses.replace(model, bundle=whole)
+    if isinstance(model, Reranker):
+        ours = model.pairs.encode(expected.texts, max_tokens=whole.max_tokens, query_max_tokens=None)
+    else:
+        ours = model.tokenizer.encode(expected.texts)
     mismatches = sum(not np.array_equal(a, b) for a, b in zip(ours, expected.token_ids, strict=False))
-    heads = tuple(embedder.bundle.outputs)
-    found = embedder.embed_token_ids(expected.token_ids, heads=heads, progress=progress or None)
+    wanted_of = VectorOptions(heads=tuple(whole.outputs))
+    found = vectors_of(whole, model.session, expected.token_ids, wanted_of, None, None, progress=progress or None)
     wanted = {head: vectors for head, vectors in expected.heads.by_head.items() if vectors is not None}
     errors = {
         head: errors_of(HEADS[head].gives, found.by_head[head], theirs, limits.of(head)[0])
         for head, theirs in wanted.items()
     }
-    pooled = embedder.bundle.of_pooled
-    for places, vectors in _other_ways(embedder, expected.token_ids):
-        again = errors_of("vector", vectors, wanted[pooled][places], limits.measure)
+    pooled = whole.of_pooled
+    for places, vectors in _other_ways(model, expected.token_ids):
+        again = errors_of(HEADS[pooled].gives, vectors, wanted[pooled][places], limits.of(pooled)[0])
         errors[pooled][places] = np.maximum(errors[pooled][places], again)
     tokens = [len(ids) for ids in expected.token_ids]
     return Parity(
@@ -98,7 +105,7 @@ def _run_apart() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
     folder, expected, limits, progress = pickle.load(sys.stdin.buffer)  # noqa: S301 - our own process wrote it
     try:
-        answer: Any = compare(Embedder.open(folder), expected, limits, progress=progress)
+        answer: Any = compare(open_model(folder), expected, limits, progress=progress)
     except BgeError as error:
         answer = error
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common class but Exception
@@ -106,29 +113,49 @@ def _run_apart() -> None:
     sys.stdout.buffer.write(pickle.dumps(answer))
 
 
+def open_model(folder: Path) -> Embedder | Reranker:
+    """The bundle in a folder, as what its heads make it."""
+    return (Reranker if SCORE in Bundle.open(folder).outputs else Embedder).open(folder)
+
+
 def _other_ways(
-    embedder: Embedder, token_ids: Sequence[NDArray[np.int64]]
+    model: Embedder | Reranker, token_ids: Sequence[NDArray[np.int64]]
 ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     """Dense vectors that come another way through the graph, with their places: alone, and behind a prefix."""
+    bundle = model.bundle
+    pooled = VectorOptions(heads=(bundle.of_pooled,))
+
+    def dense(places: list[int]) -> NDArray[np.float32]:
+        ids = [token_ids[index] for index in places]
+        found: NDArray[np.float32] = vectors_of(bundle, model.session, ids, pooled, None, None, progress=False).by_head[
+            bundle.of_pooled
+        ]
+        return found
+
     short = [index for index, ids in enumerate(token_ids) if len(ids) <= SHORT_TOKENS]
-    if len(embedder.bundle.outputs) > 1:  # dense alone takes a shorter way through the last layer
-        yield short, embedder.embed_token_ids([token_ids[index] for index in short]).dense
-    if embedder.bundle.layout == "packed":  # alone and in small batches, which CUDA graphs replay
+    if len(bundle.outputs) > 1:  # dense alone takes a shorter way through the last layer
+        yield short, dense(short)
+    if bundle.layout == "packed":  # alone and in small batches, which CUDA graphs replay
         for size in REPLAYED:
             for start in range(0, len(short), size):
                 places = short[start : start + size]
-                yield places, embedder.embed_token_ids([token_ids[index] for index in places]).dense
-    if embedder.bundle.causal and embedder.bundle.layout != "whole":
+                yield places, dense(places)
+    if isinstance(model, Embedder) and bundle.causal and bundle.layout != "whole":
         for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
             ids = token_ids[index]
-            prefix = Prefix.of_token_ids(embedder, "", ids[: len(ids) // 2])
+            prefix = Prefix.of_token_ids(model, "", ids[: len(ids) // 2])
             yield [index], prefix.embed_whole([ids], VectorOptions()).dense
 
 
 def errors_of(gives: Gives, found: Any, wanted: Any, measure: Measure) -> NDArray[np.float64]:
-    """The error of each of N texts, by one head that gives vectors (N, D), or rows (T, C) or weights of each text."""
+    """The error of each of N texts, by one head that gives vectors (N, D), or rows (T, C) or weights of each text, or
+    scores (N,) of pairs.
+    """
     if gives == "vector":
         return (vector_errors if measure == "difference" else cosine_errors)(found, wanted)
+    if gives == "score":
+        errors: NDArray[np.float64] = np.abs(found - wanted) / max(float(np.abs(wanted).max()), TINY_SCORE)
+        return errors
     pairs = zip(found, wanted, strict=True)
     if gives == "rows":
         return np.array([errors_of("vector", ours, theirs, measure).max(initial=0) for ours, theirs in pairs])

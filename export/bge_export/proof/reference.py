@@ -24,6 +24,7 @@ from bge_export.lowering.lower import Lowering
 from bge_export.models.families import MODELS
 from bge_export.proof import layerwise
 from bge_onnx import Embeddings
+from bge_onnx.bundle.graph_names import SECOND
 from bge_onnx.bundle.heads import HEADS, of_pooled
 from bge_onnx.run.batches import plan_batches
 
@@ -42,8 +43,8 @@ def embed(
     """The vectors of texts that are token ids, by every head of the recipe.
 
     budget_tokens  1 runs every text alone, without padding: the plainest reference. More pads, and is faster.
-    lowering       rounds as it does: what is left is the graph's error. Where its layers have less than float32, so
-                   have PyTorch's here, on a GPU if there is one; vectors are normalised in float32
+    lowering       PyTorch rounds as this does, so what is left is the graph's error. If its layers are below float32,
+                   PyTorch's are too, on a GPU if there is one; vectors are normalised in float32
     """
     if MODELS[read_json(model_folder(folder) / "config.json")["model_type"]].causal:
         states = [
@@ -57,7 +58,7 @@ def embed(
     model = encoder(folder, dtype).to(device)
     rounding = lowering.weights if lowering else None
     if rounding:
-        _round(model, rounding)
+        _round(model, rounding, typed=max((int(ids.max()) for ids in token_ids), default=0) >= SECOND)
     if lowering and lowering.inputs:
         layerwise.round_inputs(model, lowering.inputs)
     files = {head: folder / FILES[head] for head in recipe.heads if head in FILES}
@@ -70,7 +71,8 @@ def embed(
     with torch.inference_mode(), tqdm(total=len(token_ids), desc="PyTorch", unit="text", disable=not progress) as bar:
         for batch in batches:
             ids, mask = (torch.from_numpy(array).to(device) for array in (batch.input_ids, batch.attention_mask))
-            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            types = {} if batch.types is None else {"token_type_ids": torch.from_numpy(batch.types).to(device)}
+            hidden = model(input_ids=ids, attention_mask=mask, **types).last_hidden_state
             dense[batch.rows] = _unit(steps(_pool(hidden.float(), mask, recipe)), recipe).cpu()
             for line, row in enumerate(batch.rows):
                 tokens = int(mask[line].sum())
@@ -82,17 +84,21 @@ def embed(
                     else:
                         of_tokens[head][row] = _unit(outputs[1:], recipe).cpu().numpy()
             bar.update(len(batch.rows))
-    return Embeddings(count=len(token_ids), by_head={of_pooled(recipe.heads): dense, **of_tokens})
+    pooled = of_pooled(recipe.heads)
+    found = dense[:, 0] if HEADS[pooled].gives == "score" else dense
+    return Embeddings(count=len(token_ids), by_head={pooled: found, **of_tokens})
 
 
-def _round(model: Any, rounding: Rounding) -> None:
-    """Round an encoder's weights, the one row of token types that counts added to the word table first, as we do."""
+def _round(model: Any, rounding: Rounding, *, typed: bool) -> None:
+    """Round an encoder's weights as we do. Without types of tokens one row counts, added to the word table first."""
     types = model.embeddings.token_type_embeddings.weight
     with torch.no_grad():
-        model.embeddings.word_embeddings.weight += types[0]
-        types.zero_()
+        if not typed:
+            model.embeddings.word_embeddings.weight += types[0]
+            types.zero_()
         for name, weight in model.named_parameters():
-            weight.copy_(torch.from_numpy(rounding(name, weight.numpy())))
+            if not (typed and weight is types):
+                weight.copy_(torch.from_numpy(rounding(name, weight.numpy())))
 
 
 def _groups(token_ids: Sequence[NDArray[np.int64]]) -> Iterator[Sequence[NDArray[np.int64]]]:

@@ -62,7 +62,7 @@ class Bundle(Manifest):
         self._refuse(changed, "is another or gone")
 
     def _is_still_listed(self) -> bool:
-        """Whether the manifest, which was written anew, differs in what was measured of the bundle alone."""
+        """Whether the rewritten manifest differs only in what was measured of the bundle."""
         try:
             return manifest.read_manifest(Bundle, self.folder / MANIFEST).identity == self.identity
         except BundleError:

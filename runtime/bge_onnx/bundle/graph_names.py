@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Literal
 
 QUERY_TOKENS = "query_tokens"
-"""A graph's input (1,) int64, where it has one: for how many tokens, from the first on, the last layer is computed."""
+"""An input (1,) int64 that some graphs have: how many tokens, from the first on, the last layer is computed for."""
+
+TOKEN_TYPES = "token_type_ids"  # noqa: S105 - no password
+"""A graph's input of `input_ids`' shape, where a model tells a pair's texts apart: 0 for the first one, else 1."""
+
+SECOND = 1 << 40
+"""A token id of a pair's second text has this added, until a batch is made: its type is 1 then."""
 
 TEXT_STARTS, CU_SEQLENS, TOKEN_OFFSET = "text_starts", "cu_seqlens", "token_offset"
-"""A packed graph's inputs beside input_ids (T,): for each token where its text begins, (T,) int64; the same by text and
-the end of the last, (B + 1,) int32; and (B, longest) int32, which ONNX Runtime's packed attention describes."""
+"""A packed graph's inputs beside input_ids (T,). The first, (T,) int64: for each token, where its text begins. The
+second, (B + 1,) int32: where each text begins, and where the last one ends. The third, (B, longest) int32, is described
+in the documentation of ONNX Runtime's packed attention."""
 
 POSITION_IDS, POSITIONS_PAST_PADDING = "position_ids", "positions_past_padding"
-"""One of these is too, (T,) int64: a token's index in its text, or the number of tokens up to it that are not padding,
-counted from the padding id on; the padding id itself, where a text has it, has that position."""
+"""A packed graph also has one of these inputs, (T,) int64. The first is a token's index in its text. The second is the
+padding id plus the number of tokens, up to this one, that are not padding; for a padding token, just the padding id."""
 
 STATE_ROWS, POOLED_ROWS = "state_rows", "pooled_rows"
 """A packed graph's inputs (S,) and (B,) int64: the tokens that the last layer is computed for, and which of those the

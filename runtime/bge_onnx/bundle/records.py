@@ -65,8 +65,8 @@ Measure = Literal["difference", "1 - cosine", "relative"]
 class HeadParity:
     """The largest error of one head against float32 PyTorch, and where it was.
 
-    measure  "difference", the largest absolute one of unit vectors or sparse weights; where weights are rounded
-             "1 - cosine", and of sparse weights "relative": the length of the difference over that of the weights
+    measure  "difference": the largest absolute difference of unit vectors or sparse weights. Where a bundle rounds its
+             weights: "1 - cosine", or for sparse weights "relative", the length of the difference over their length
     """
 
     max_error: float

@@ -67,13 +67,13 @@ def run_command(command: click.Command) -> NoReturn:
 
 
 def report(text: str) -> None:
-    """Say something on stderr. Where that takes nothing, the results are good all the same."""
+    """Say something on stderr. A stderr that is closed or full is no error: the results are still good."""
     with contextlib.suppress(OSError, ValueError):
         click.echo(text, err=True)
 
 
 def _invoke(command: click.Command) -> Any:
-    """As click's own `main`, which would end with 1 where a reader of the results has seen enough."""
+    """Like click's own `main`, except that it does not exit with 1 when the reader of a pipe closes it early."""
     name = Path(sys.argv[0]).name
     if f"_{name.upper().replace('-', '_')}_COMPLETE" in os.environ:  # a shell asks for what may follow
         command.main()
@@ -82,7 +82,7 @@ def _invoke(command: click.Command) -> Any:
 
 
 class ClosedOutput(io.TextIOBase):
-    """Stands in the place of a stdout that was closed: results are refused, where Python would drop them."""
+    """Stands in for a closed stdout: it refuses results, which Python would silently drop."""
 
     def writable(self) -> bool:
         """False: whoever has results for it can ask before the work."""
@@ -94,9 +94,9 @@ class ClosedOutput(io.TextIOBase):
 
 
 def _leave(code: int, said: str = "") -> NoReturn:
-    """Say why, and end. What stdout still holds cannot be written any more: Python would try again at its end.
+    """Say why, and exit. Output that cannot be written to stdout is dropped: Python would try again when it exits.
 
-    A signal is the reason whatever error was made of it.
+    If a signal was received, it is the reason, whatever error it was turned into.
     """
     if received:
         code, said = STATUS_OF_SIGNAL + received[0], SAID.get(signal.Signals(received[0]), "")

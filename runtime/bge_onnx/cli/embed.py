@@ -36,7 +36,7 @@ FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 @click.option("--text-field", default="text", show_default=True, help="The field or column of the texts.")
 @click.option(
     "--title-field", default="title", show_default=True,
-    help="Its text stands in front, with a blank between, where a record has one. Empty for none.",
+    help="The field of the titles. A title goes in front of its text, with a space between. Empty for none.",
 )  # fmt: skip
 @click.option(
     "--id-field",
@@ -44,12 +44,12 @@ FORMATS = ("text", "jsonl", "json", "csv", "tsv", "parquet")
 )
 @click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-    help="What becomes of a record without a text: skip leaves it out, and says so at the end; stop keeps the vectors "
-    "before it.",
+    help="What to do at a record without a text. skip: leave it out, and say so at the end. stop: end with an error, "
+    "and keep the vectors before it.",
 )  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), help="Write F.npz or F.jsonl instead of JSON lines on stdout.")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-@click.option("--devices", callback=split_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
+@click.option("--devices", callback=split_devices, metavar="N,…", help="For GPU bundles: GPU numbers, as 0,1.")
 @click.option("--force", is_flag=True, help="Replace a file that is at --out already.")
 def embed(
     bundle: str, file: Path, out: Path | None, *, threads: int | None, devices: list[int] | None, **options: Any
@@ -57,9 +57,9 @@ def embed(
     """Embed the texts of FILE (or stdin).
 
     FILE is plain text, one text a line, or JSON lines, a JSON list, CSV or TSV with a header, or Parquet; each may be
-    compressed with gzip or zstd. The ending says which; without one the first line does, or --format. Records have the
-    texts in the field "text". Their ids are kept. Blank lines are left out in every format, and of plain text it is
-    said how many; an empty text of a record is a text.
+    compressed with gzip or zstd. The file's ending says which; without an ending the first line does, or --format.
+    Records have the texts in the field "text". Their ids are kept. Blank lines are left out in every format; for plain
+    text the command says how many. A record with an empty text is kept.
 
     Results keep the texts' order: JSON lines with `index`, `id` and each head, or arrays in an .npz file: `ids`;
     `dense` (N, D); `sparse_ids` and `sparse_weights`, text i's from `sparse_starts[i]` to `sparse_starts[i + 1]`; rows

@@ -12,6 +12,7 @@ import click
 
 from bge_onnx.cli.command_line import run_command, split_devices
 from bge_onnx.cli.embed import embed
+from bge_onnx.cli.rank import rank
 
 if TYPE_CHECKING:
     from bge_onnx.bundle.bundle import Bundle
@@ -29,6 +30,7 @@ def cli() -> None:
 
 
 cli.add_command(embed)
+cli.add_command(rank)
 
 
 @cli.command()
@@ -42,8 +44,8 @@ def score(
 ) -> None:
     """Rank PASSAGEs by their similarity to QUERY: JSON lines, best first.
 
-    A bundle with three heads ranks by their weighted mean, and prints the score of each; `null` is the mean of scores
-    that weigh nothing.
+    A bundle with three heads ranks by their weighted mean, and prints the score of each head. A mean whose weights add
+    up to 0 is printed as `null`.
 
     \b
     Example:
@@ -70,7 +72,7 @@ def score(
 @click.option("--verify", is_flag=True, help="Also compare the hash of every file.")
 @click.option("--json", "as_json", is_flag=True, help="The whole manifest as one JSON object.")
 def info(bundle: str, *, verify: bool, as_json: bool) -> None:
-    """Say what a bundle is, and where it runs: its graph is loaded to find out. On a GPU also which attention kernels.
+    """Say what a bundle is, and where it runs. The graph is loaded for that. On a GPU, also list its attention kernels.
 
     \b
     Example:
@@ -82,6 +84,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
     from bge_onnx.errors import OperatorsError, ProviderError
     from bge_onnx.run.cuda import CUDA
     from bge_onnx.run.devices import attention_kernels
+    from bge_onnx.run.kernels import instruction_set
     from bge_onnx.run.threads import available_threads
 
     manifest, kernels = Bundle.open(find_bundle(bundle), verify=verify), {}
@@ -108,7 +111,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         **({"because": why_not.replace("\n", "\n" + " " * 9)} if why_not else {}),
         "stored": f"matrices in {_storage(manifest)}, calibration {manifest.calibration or 'none'}",
         **({"activations": f"{manifest.activations} bits"} if manifest.activations else {}),
-        **({"operators": ", ".join(manifest.kernels)} if manifest.kernels else {}),
+        **({"operators": f"{', '.join(manifest.kernels)}, {instruction_set()}"} if manifest.kernels else {}),
         "heads": ", ".join(f"{head} ({width})" for head, width in manifest.dims.items()),
         "pooling": f"{manifest.pooling}{', normalised' if manifest.normalized else ''}",
         "similarity": manifest.similarity,
@@ -131,11 +134,12 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
 @cli.command("warm-up")
 @click.argument("bundle")
 @click.option("--threads", type=click.IntRange(min=1), help="Cores to use; all by default.")
-@click.option("--devices", callback=split_devices, metavar="N,…", help="Of a bundle for GPUs: their numbers, as 0,1.")
+@click.option("--devices", callback=split_devices, metavar="N,…", help="For GPU bundles: GPU numbers, as 0,1.")
 def warm_up(bundle: str, threads: int | None, devices: list[int] | None) -> None:
-    """Load a bundle and run it, on GPUs in each size that is replayed: that it runs here, and how long that takes.
+    """Load a bundle and run it once (on GPUs, in each replayed size). Shows that it runs here, and how long that takes.
 
-    Its files are in the page cache then. What a GPU records ends with the process: services call `Embedder.warm_up()`.
+    Afterwards its files are in the page cache. What a GPU has recorded is lost when the process ends, so a service
+    should call `Embedder.warm_up()` itself.
 
     \b
     Example:

@@ -129,8 +129,8 @@ class Prefix:
         return Embeddings(count=len(token_ids), by_head={**dict.fromkeys(HEADS), "dense": dense})
 
     def _shared(self, token_ids: Ids) -> int:
-        """Tokens to take from the prefix: none for a long text, whose own attention behind a prefix needs the matrix of
-        tokens by tokens that it does not need alone.
+        """How many tokens to take from the prefix. A long text takes none: behind a prefix, its attention needs a
+        matrix of tokens by tokens, which it does not need when the text is computed whole.
         """
         if self.past is None:
             return 0
@@ -139,7 +139,7 @@ class Prefix:
 
 
 def shared_length(prefix: Ids, token_ids: Ids) -> int:
-    """How many tokens `token_ids` begins with `prefix`'s; its last token is always its own."""
+    """How many first tokens `token_ids` has in common with `prefix`. The last one of `token_ids` never counts."""
     longest = min(len(prefix), len(token_ids) - 1)
     differing = np.flatnonzero(prefix[:longest] != token_ids[:longest])
     return int(differing[0]) if len(differing) else longest

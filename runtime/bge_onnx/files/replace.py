@@ -28,10 +28,10 @@ def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     """A new file beside `path` that takes its place when the block ends well, and is removed when it does not.
 
     The file is on the disk before it is renamed. What a killed process left for the same `path` is removed.
-    force  also the place of a file that is there; without, one that appears in the meantime is left alone
+    force  replace a file that is at `path`; without it, a file that appears there in the meantime is left alone
 
-    Raises OSError: the folder cannot be written, the disk is full. OSError, FileExistsError: what is at `path` cannot
-    be replaced, or must not: what was written is kept then, and the error names it.
+    Raises OSError: the folder cannot be written, or the disk is full. OSError, FileExistsError: what is at `path`
+    cannot or must not be replaced. What was written is kept then, and the error names it.
     """
     path = path.absolute()
     remove_abandoned(path)
@@ -88,8 +88,8 @@ def lock_of(partial: Path) -> Path:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed left beside `path`: partial files, partial folders and their locks, of
-    those whose lock nobody holds.
+    """Remove what killed processes left beside `path`: partial files and folders whose lock nobody holds, and these
+    locks.
     """
     stem = partial_of(path).name[: -len(PARTIAL) - 8]
     ours = re.compile(f"{re.escape(stem)}[0-9a-f]{{8}}({PARTIAL}|{LOCK})")
@@ -121,10 +121,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def put_folder(partial: Path, path: Path, *, force: bool) -> None:
-    """Move the folder `partial` to `path`, where with `force` another may be: that one is at `partial` afterwards.
+    """Move the folder `partial` to `path`. With `force` another folder may be there: it is at `partial` afterwards.
 
-    Everything in it is on the disk before. Readers see the old folder or the new one, where the system can exchange
-    names (Linux, macOS); elsewhere there is a moment without either.
+    Everything in `partial` is synced to the disk first. Readers see the old folder or the new one, where the system can
+    exchange names (Linux, macOS); elsewhere there is a moment without either.
     Raises FileExistsError: something is at `path`, and no `force`. OSError.
     """
     for folder, _, files in os.walk(partial):

@@ -33,7 +33,7 @@ Fault = Callable[[InputError], None]
 
 
 def look(file: io.BufferedReader) -> tuple[bytes, io.BufferedReader]:
-    """The file up to the end of its first line that is not blank, and the file before that was read."""
+    """The bytes up to the end of the first line that is not blank; and the file, put back to where it was."""
     start = b""
     while len(start) < MOST_START_BYTES and (line := file.readline(MOST_START_BYTES - len(start))):
         start += line
@@ -75,7 +75,7 @@ def _unclear(name: str, expected: str, line: str) -> InputError:
 
 
 def _json_format(line: str, *, cut: bool) -> Format | None:
-    """What a first line says that begins like JSON; `cut` where its end was not read. None: it is no JSON."""
+    """The format of a first line that begins like JSON; None if it is no JSON. `cut`: its end was not read."""
     kind: Format = "json" if line.startswith("[") else "jsonl"
     if cut:
         return kind if re.match(r'\{\s*"|\[\s*(\{\s*)?"', line) else None

@@ -52,7 +52,7 @@ class Record:
 
 @dataclass(slots=True)
 class LeftOut:
-    """What of a file was no text: errors where it goes on in spite of them, the first few kept; and blank lines.
+    """What was left out of a file: blank lines, and records with errors if reading goes on (the first few are kept).
 
     stop  the first error ends the reading
     """
@@ -75,8 +75,8 @@ def read_records(path: Path, fields: Fields | None = None, left_out: LeftOut | N
     """The texts of a file, one by one; `-` is stdin. Files of any size but for `json` are read bit by bit.
 
     Blank lines are no texts, whatever the format; an empty text of a record is one.
-    Raises InputError: no such file, a form that is not clear, and unless `left_out` says otherwise the first record
-    without a text, with the file, line and field. InstallationError: Parquet or zstd without what reads it.
+    Raises InputError: no such file, a format that is not clear, or (unless `left_out` says otherwise) a record without
+    a text, with its file, line and field. InstallationError: the package that reads Parquet or zstd is missing.
     """
     with contextlib.ExitStack() as stack:
         name = "stdin" if str(path) == "-" else str(path)
@@ -97,7 +97,7 @@ def records_in(
         if kind == "parquet":
             yield from _parquet(file, source)
             return
-        by_line = kind in ("text", "jsonl")  # elsewhere the rest is not to be understood without a line
+        by_line = kind in ("text", "jsonl")  # in other formats, a missing line would garble the rest
         lines = lines_of(file, encoding_of(start), name, source.left_out.fault if by_line else LeftOut().fault)
         yield from READERS[kind](lines, source)
     except (OSError, EOFError, zlib.error) as error:

@@ -138,7 +138,7 @@ class AbsEmbedder(ABC):
         """The vectors of texts without an instruction, with FlagEmbedding's defaults; each class has its own."""
 
     def _length(self, tokens: int) -> int:
-        """The limit that `tokens` means. A default is no wish: models for shorter texts take what they can."""
+        """The limit that `tokens` means. The default is no request: a model with a lower limit keeps its own."""
         return min(tokens, self.embedder.bundle.max_tokens) if tokens == DEFAULT_TOKENS else tokens
 
     @property
@@ -151,8 +151,8 @@ class AbsEmbedder(ABC):
         return dense.astype(self._number_type, copy=False)
 
     def _cut(self, texts: list[str], max_length: int) -> tuple[list[str], int | None]:
-        """The texts and their limit. Where it leaves no room for a word, all are as good as empty: FlagEmbedding embeds
-        the special tokens alone.
+        """The texts and their limit. If the limit has no room for a word, all texts are made empty, as FlagEmbedding
+        then embeds the special tokens alone.
         """
         special = self.embedder.tokenizer.backend.num_special_tokens_to_add(is_pair=False)
         return ([""] * len(texts), None) if max_length == special else (texts, max_length)
@@ -168,8 +168,8 @@ class AbsEmbedder(ABC):
         return texts, isinstance(sentences, str)
 
     def _truncate_dim(self, heads: Sequence[str]) -> int | None:
-        """Components that are kept: like a slice, `truncate_dim` may be larger than vectors are. FlagEmbedding does not
-        read what the checkpoint itself says of it.
+        """How many components are kept. As in a slice, `truncate_dim` may be larger than the vectors. The checkpoint's
+        own `truncate_dim` is not read, as in FlagEmbedding.
         """
         widths = [width for head, width in self.embedder.bundle.dims.items() if head in heads and head != "sparse"]
         widest = max(widths, default=None)

@@ -198,9 +198,9 @@ class BGEM3FlagModel(AbsEmbedder):
     ) -> dict[str, Any] | list[Any]:
         """Scores of pairs by five modes, lists of floats; of one pair, floats.
 
-        Exactly as FlagEmbedding scores: in its batches, taken in the pairs' order, a passage that is shorter than the
-        longest has rows of zeros, which win over negative token scores. So a ColBERT score depends on the batch;
-        `Embedder.score` gives those that do not.
+        Scores are exactly FlagEmbedding's. It cuts the pairs into batches, in order. In a batch, a passage that is
+        shorter than the longest is padded with rows of zeros, which win over negative token scores. So a ColBERT score
+        depends on the batch; the scores of `Embedder.score` do not.
         """
         refuse(kwargs)
         single = isinstance(sentence_pairs, tuple | list) and isinstance(next(iter(sentence_pairs), None), str)
@@ -240,7 +240,7 @@ class BGEM3FlagModel(AbsEmbedder):
         weights: tuple[float, float, float],
         longest: int,
     ) -> dict[str, Vectors]:
-        """FlagEmbedding pads a passage with rows of zeros, so no token score is below 0."""
+        """Scores of some of a batch's pairs. A passage that FlagEmbedding pads has no token score below 0."""
         queries, query_of = distinct([query for query, _ in pairs])
         passages, passage_of = distinct([passage for _, passage in pairs])
         of_passages = self._embed(passages, SCORED, limits[1])

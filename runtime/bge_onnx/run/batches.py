@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bge_onnx.bundle.graph_names import Layout
+from bge_onnx.bundle.graph_names import SECOND, Layout
 from bge_onnx.errors import InputError
 
 BUDGET_TOKENS: dict[Layout, int] = {"equal": 256, "padded": 512, "packed": 16384, "whole": 16384}
-"""Tokens of a batch. With one core a batch 256 take what 512 take or some percent more (bge-small, 1500 mixed texts:
-float32 31 to 33 s and 29 to 32, eight bits 15 to 18 and 15), and ten thousand texts leave memory flat, which 512 do not
-always. Of packed and whole batches, which run on a GPU, not measured yet."""
+"""Most tokens in a batch. With one core per batch, 256 take as long as 512 or some percent longer (bge-small, 1500
+mixed texts: float32 31 to 33 s against 29 to 32 s, eight bits 15 to 18 s against 15 s). With 256, memory stays flat
+over ten thousand texts; with 512 not always. Packed and whole batches run on a GPU: not measured yet."""
 
 PACKED_PLACES = 2
-"""Times the budget of tokens: what a packed batch may have in tokens if all texts were as long as its longest."""
+"""A packed batch whose texts were all as long as its longest would have at most so many times the budget of tokens."""
 
 PACKED_SQUARES = 8192**2
-"""Of a packed batch, texts x tokens of the longest, squared: attention without a fused kernel holds as many scores."""
+"""Most texts x (tokens of the longest)**2 in a packed batch: attention without a fused kernel holds so many scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +30,18 @@ class Batch:
     rows       (B,) int64, each text's place in the caller's order
     input_ids  (B, T) int64, padded on the right where texts differ in length; packed, (T,) one text after another
     lengths    (B,) int64, tokens of each text
+    types      of input_ids' shape, 1 for tokens of a pair's second text; None where all are 0
     """
 
     rows: NDArray[np.int64]
     input_ids: NDArray[np.int64]
     lengths: NDArray[np.int64]
+    types: NDArray[np.int64] | None = None
+
+    @property
+    def token_types(self) -> NDArray[np.int64]:
+        """Of input_ids' shape, 0 or 1: which text of a pair each token belongs to."""
+        return np.zeros_like(self.input_ids) if self.types is None else self.types
 
     @property
     def packed(self) -> bool:
@@ -100,8 +107,8 @@ def _groups(descending: NDArray[np.int64], budget_tokens: int, layout: Layout) -
 
 
 def _packed_groups(descending: NDArray[np.int64], budget_tokens: int) -> Iterator[tuple[int, int]]:
-    """Ranges within the budget of tokens, and within what attention's buffers take, which are as large as if all texts
-    were as long as the longest: its places and its squares.
+    """Ranges within the budget of tokens, and within PACKED_PLACES and PACKED_SQUARES: attention's buffers are as
+    large as if all texts were as long as the longest.
     """
     ends = np.concatenate([[0], np.cumsum(descending)])
     start = 0
@@ -118,8 +125,16 @@ def _batch(token_ids: Sequence[NDArray[np.int64]], rows: NDArray[np.int64], layo
     texts = [token_ids[row] for row in rows]
     lengths = np.array([len(ids) for ids in texts], dtype=np.int64)
     if layout == "packed":
-        return Batch(rows=rows, input_ids=np.concatenate(texts), lengths=lengths)
+        return _typed(rows, np.concatenate(texts), lengths)
     input_ids = np.full((len(texts), len(texts[0])), pad_id, dtype=np.int64)
     for line, ids in enumerate(texts):
         input_ids[line, : len(ids)] = ids
-    return Batch(rows=rows, input_ids=input_ids, lengths=lengths)
+    return _typed(rows, input_ids, lengths)
+
+
+def _typed(rows: NDArray[np.int64], input_ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Batch:
+    """A batch whose tokens may have types."""
+    if input_ids.max(initial=0) < SECOND:
+        return Batch(rows=rows, input_ids=input_ids, lengths=lengths)
+    types, token_ids = np.divmod(input_ids, SECOND)
+    return Batch(rows=rows, input_ids=token_ids, lengths=lengths, types=types)

@@ -67,8 +67,8 @@ def device_held(bundle: Bundle) -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def _held() -> Iterator[None]:
-    """The device alone. An error's frames let go of what they have there before others record: who catches an error may
-    keep it, and release it at any time.
+    """The device alone. An error's frames are cleared before other threads record. Otherwise they would keep what they
+    have on the device until whoever catches the error releases it, at any time.
     """
     with DEVICE_LOCK:
         try:
@@ -139,7 +139,7 @@ def _batch_of(lengths: NDArray[np.int64], *, packed: bool) -> Batch:
 
 
 def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
-    """The batch with texts of no token up to `texts`, and one more of as many tokens as are left of `tokens`."""
+    """The batch with empty texts added up to `texts` texts, and then one text of the tokens left of `tokens`."""
     left = tokens - len(batch.input_ids)
     lengths = np.concatenate([batch.lengths, np.zeros(texts - len(batch.rows), dtype=np.int64), [left]])
     input_ids = np.concatenate([batch.input_ids, np.zeros(left, dtype=np.int64)])
@@ -179,10 +179,10 @@ class Device:
     def run(
         self, batches: Sequence[Batch], names: Sequence[str], *, dense_alone: bool
     ) -> Iterator[tuple[Batch, Outputs]]:
-        """Each batch with the outputs `names`, in order. The next ones run while the caller has the last, and while the
-        device runs, the caller's thread prepares what comes.
+        """Each batch with the outputs `names`, in order. While the caller uses one batch, the next ones run; while the
+        device runs, the caller's thread prepares further batches.
 
-        Raises ProviderError: the device's memory does not suffice for half a batch either, or for one text.
+        Raises ProviderError: the device's memory is too small even for half a batch, or for one text.
         """
         running: deque[Future[list[tuple[Batch, Outputs]]]] = deque()
         try:

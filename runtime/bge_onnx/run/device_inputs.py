@@ -16,6 +16,7 @@ from bge_onnx.bundle.graph_names import (
     STATE_ROWS,
     TEXT_STARTS,
     TOKEN_OFFSET,
+    TOKEN_TYPES,
     TOKENS,
 )
 from bge_onnx.run.batches import Batch
@@ -41,6 +42,7 @@ def packed_inputs(
     places = np.concatenate([np.flatnonzero(is_token), np.flatnonzero(~is_token)])
     return {
         "input_ids": batch.input_ids,
+        TOKEN_TYPES: batch.token_types,
         POSITION_IDS: np.arange(len(batch.input_ids)) - text_starts,
         POSITIONS_PAST_PADDING: _past_padding(batch.input_ids, text_starts, pad_id),
         TEXT_STARTS: text_starts,

@@ -20,15 +20,16 @@ def check_graph(bundle: Bundle, session: ort.InferenceSession) -> None:
     """
     inputs = {node.name for node in session.get_inputs()}
     widths = {node.name: node.shape[-1] for node in session.get_outputs()}
-    wanted = {output: bundle.dims[head] for head, output in bundle.outputs.items() if HEADS[head].is_vectors}
+    wanted = {output: bundle.dims[head] for head, output in bundle.outputs.items() if HEADS[head].gives != "weights"}
     wanted |= {output: bundle.dims[head] for head, output in bundle.raw_outputs.items()}
     faults = [
         f"output {name} of width {width}, found {widths.get(name, 'none')}"
         for name, width in wanted.items()
         if widths.get(name) != width
     ]
-    others = [output for head, output in bundle.outputs.items() if not HEADS[head].is_vectors] + [bundle.token_states]
-    faults += [f"output {name}, found none" for name in others if name is not None and name not in widths]
+    others = [output for head, output in bundle.outputs.items() if HEADS[head].gives == "weights"]
+    others += [bundle.token_states] if bundle.token_states else []
+    faults += [f"output {name}, found none" for name in others if name not in widths]
     layouts = {LAYOUT_OF[name] for name in inputs if name in LAYOUT_OF}
     layouts = layouts or ({"whole"} if POOLED_ROWS in inputs else {"equal"})
     if layouts != {bundle.layout} or "input_ids" not in inputs:

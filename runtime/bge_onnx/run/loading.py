@@ -10,7 +10,7 @@ from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.errors import BundleError, ProviderError, first_line
 from bge_onnx.run.cuda import CUDA, NO_DEVICE, OUT_OF_MEMORY, device_held, provider_options, records, says
 from bge_onnx.run.graph import check_graph
-from bge_onnx.run.kernels import libraries
+from bge_onnx.run.kernels import libraries, register
 from bge_onnx.run.onnx_runtime import ort
 
 
@@ -47,9 +47,9 @@ def _session(bundle: Bundle, intra_op_threads: int, device: int, device_memory: 
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # not even one node
         provider = (CUDA, provider_options(bundle, device, device_memory))
     unwanted = ["MatMulAddFusion"] if records(bundle) else None  # see lowering.cuda: recorded graphs have no Gemm
+    for library in operators:
+        register(options, library)
     try:
-        for library in operators:
-            options.register_custom_ops_library(str(library))
         with device_held(bundle):
             return ort.InferenceSession(
                 bundle.folder / bundle.graph,
@@ -80,8 +80,9 @@ def _session(bundle: Bundle, intra_op_threads: int, device: int, device_memory: 
 def _preload() -> None:
     """Load CUDA's libraries from NVIDIA's packages, once.
 
-    ONNX Runtime's module prints where they are missing, and that is stderr's. sys.stdout, which all threads share,
-    stays: another may redirect it at the same time, and one would restore what the other had set.
+    ONNX Runtime's module prints a message where they are missing, which belongs on stderr. So the module gets a `print`
+    of its own. sys.stdout is not redirected: all threads share it, and two that redirect it at once would restore
+    each other's value.
     """
     ort.print = partial(print, file=sys.stderr)
     ort.preload_dlls()

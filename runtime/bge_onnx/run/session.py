@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
-from bge_onnx.bundle.graph_names import KEPT_TOKENS, KEYS, ON_DEVICE, PAST_KEYS, PAST_VALUES, QUERY_TOKENS, VALUES
+from bge_onnx.bundle.graph_names import (
+    KEPT_TOKENS,
+    KEYS,
+    ON_DEVICE,
+    PAST_KEYS,
+    PAST_VALUES,
+    QUERY_TOKENS,
+    TOKEN_TYPES,
+    VALUES,
+)
 from bge_onnx.errors import BundleError, InputError, first_line
 from bge_onnx.run.batches import Batch
 from bge_onnx.run.cuda import CUDA, Device, Outputs, device_held, records, warm_up_batches
@@ -78,7 +87,7 @@ class Session:
     ) -> Iterator[tuple[Batch, Outputs]]:
         """Each batch with the graph outputs `names`, as they get ready; `past` stands in front of every text.
 
-        Where they are the dense vectors alone, the last layer is computed for no token that these do not need.
+        If these are the dense vectors alone, the last layer is computed only for the tokens that they need.
 
         Raises ProviderError: ONNX Runtime here lacks the bundle's provider. BundleError: the graph cannot be loaded.
         """
@@ -173,6 +182,8 @@ class Session:
         feeds: dict[str, NDArray[Any]] = {"input_ids": batch.input_ids}
         if "attention_mask" in inputs:
             feeds["attention_mask"] = batch.attention_mask
+        if TOKEN_TYPES in inputs:
+            feeds[TOKEN_TYPES] = batch.token_types
         if QUERY_TOKENS in inputs:
             feeds[QUERY_TOKENS] = np.array([1 if self._dense_alone(names) else batch.input_ids.shape[1]])
         if PAST_KEYS in inputs:
@@ -189,7 +200,7 @@ class Session:
         feeds: Mapping[str, NDArray[Any]],
         options: ort.RunOptions | None = None,
     ) -> list[Any]:
-        """The graph's outputs, of weights as they were opened. Raises BundleError: they changed, or nothing comes."""
+        """The graph's outputs. Raises BundleError: the weights changed since they were opened, or the run failed."""
         mapped = self.bundle.mapped
         self.bundle.require_unwritten(mapped)  # reading a mapped file that was cut short would end the process
         try:

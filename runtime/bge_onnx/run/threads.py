@@ -12,7 +12,7 @@ CGROUP = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
 OMP_THREADS = "OMP_NUM_THREADS"
 OMP_DIGITS = 9
-"""More than these say no more than that there are enough."""
+"""Further digits are not read: the number is larger than any count of cores already."""
 
 MOST_THREADS = 256
 """More threads than this, and than four a core, are a mistake: ONNX Runtime would start each of them."""

@@ -21,8 +21,8 @@ CLIP_CHARS_PER_TOKEN = 32
 """A text is read this many characters per wanted token at first; more only where that gave too few tokens."""
 
 CLIP_MARGIN_WORDS = 8
-"""A cut changes the word it cuts, or the few pieces of a special token's name that it cuts ("<pa|d>"), and no earlier
-word: models split word by word. Within a word the end can change the beginning (31 dashes are "-", "--", "--", ...)."""
+"""A cut changes the word that it falls into, or the few pieces of a special token's name ("<pa|d>"). Earlier words stay
+the same: models split word by word. Within a word the end can change the beginning (31 dashes are "-", "--", ...)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,13 @@ class Tokenizer:
         clipped = [text if len(text) <= self._clip_chars else self._clip(text) for text in prompted]
         return [self._cut(encoding) for encoding in self.backend.encode_batch_fast(clipped)]
 
+    def first_tokens(self, texts: Sequence[str], tokens: int) -> list[NDArray[np.int64]]:
+        """The first `tokens` token ids of each text, without special tokens. Only what can matter is read."""
+        short = Tokenizer(self.backend, tokens)
+        clipped = [text if len(text) <= short._clip_chars else short._clip(text) for text in texts]
+        encodings = self.backend.encode_batch_fast(clipped, add_special_tokens=False)
+        return [np.array(encoding.ids[:tokens], dtype=np.int64) for encoding in encodings]
+
     def untruncated(self, texts: Iterable[str], *, special: bool = True) -> list[NDArray[np.int64]]:
         """All token ids (T,) int64 of each text, however many, with the special tokens or without.
 
@@ -116,9 +123,9 @@ class Tokenizer:
 
 
 def check_special_ids(tokenizer: Tokenizer, special_ids: Mapping[str, int], path: Path) -> None:
-    """Raise BundleError: special tokens of the manifest that are others in the tokenizer.
+    """Raise BundleError: a special token has one id in the manifest and another in the tokenizer.
 
-    They would get weights in sparse vectors, or words would lose theirs.
+    Otherwise special tokens would get weights in sparse vectors, or words would lose theirs.
     """
     backend = tokenizer.backend
     special = {number for number, token in backend.get_added_tokens_decoder().items() if token.special}
@@ -144,7 +151,7 @@ def require_list(name: str, texts: object) -> None:
         raise InputError(f"{name}: expected a list of strings, found one string. Put it in a list: [text]")
     if isinstance(texts, Mapping) or hasattr(texts, "columns"):
         raise InputError(
-            f"{name}: expected a list of strings, found a {type(texts).__name__}, of which the keys would be taken.\n"
+            f"{name}: expected a list of strings, found a {type(texts).__name__}, whose keys would be taken.\n"
             '    Give its texts: list(table["text"])'
         )
     if isinstance(texts, set | frozenset):

@@ -47,6 +47,19 @@ class VectorCollector:
         return self.vectors
 
 
+class ScoreCollector:
+    """A number a pair of texts: (N,)."""
+
+    def __init__(self, _: str, count: int, __: Bundle, ___: VectorOptions) -> None:
+        self.scores = np.empty(count, dtype=np.float32)
+
+    def add(self, batch: Batch, array: NDArray[Any]) -> None:
+        self.scores[batch.rows] = array[:, 0]
+
+    def result(self) -> Vectors:
+        return self.scores
+
+
 class WeightsCollector:
     """A weight a token, the largest of each token id: sparse vectors."""
 
@@ -83,6 +96,7 @@ COLLECTORS: dict[str, type[Collector]] = {
     "vector": VectorCollector,
     "weights": WeightsCollector,
     "rows": RowsCollector,
+    "score": ScoreCollector,
 }
 """By what a head gives."""
 

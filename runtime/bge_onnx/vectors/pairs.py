@@ -19,7 +19,7 @@ SCORE_PAIRS = 256
 """Pairs that are scored at a time."""
 
 SCORED_NUMBERS = 1 << 26
-"""Numbers in the ColBERT rows of pairs that are scored together: 256 MB at most, but for one pair."""
+"""Most numbers in the ColBERT rows of pairs that are scored together, 256 MB; one pair alone may have more."""
 
 
 def score_pairs(

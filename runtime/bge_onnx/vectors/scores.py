@@ -108,9 +108,9 @@ def colbert_score(query: Vectors, passage: Vectors) -> float:
 def colbert_scores(query: Vectors, passages: Sequence[Vectors], *, floors: Vectors | None = None) -> Vectors:
     """Late interaction (P,) float32 of one query's rows (Tq, C) with many passages' rows (Tp, C) each.
 
-    The passages' rows go through one matrix product after another, without padding; at most 64 MB of them are copied,
-    or made float32, at a time, and a product is no larger.
-    floors  (P,) below which a passage's token scores do not fall: 0 where FlagEmbedding's batch pads it
+    The passages' rows are multiplied in groups, without padding. At most 64 MB of rows are copied, or converted to
+    float32, at a time; a product is no larger.
+    floors  (P,) the least value of each passage's token scores: 0 where FlagEmbedding's batch pads the passage
     Raises InputError: like `colbert_score`; the passage's index is named.
     """
     query = _rows("query", query).astype(np.float32, copy=False)

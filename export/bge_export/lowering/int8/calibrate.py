@@ -31,7 +31,7 @@ RANDOM_TEXTS = 256
 RANDOM_TOKENS = 64
 BATCH_TOKENS = 4096
 MOST_TOKENS = 512
-"""Longer texts are cut: a layer's inputs are what counts, and attention's cost is not."""
+"""Longer texts are cut: calibration needs only the inputs of layers, and attention over long texts costs time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def read(source: str) -> Texts:
 
 
 def hessians(folder: Path, recipe: Recipe, texts: Texts, *, progress: bool = False) -> Hessians:
-    """Of every encoder layer's linear modules, by name, X'X of their inputs X on the texts; of `NOTHING`, nothing.
+    """X'X of the inputs X of each linear module in the encoder's layers, by its name; empty for `NOTHING`.
 
     Raises CheckpointError: weights that give no finite numbers.
     """

@@ -40,13 +40,14 @@ from bge_export.lowering.limits import Limits
 from bge_export.lowering.lower import import_domain
 
 LIMITED_LAYERS, LIMIT = 6, 0.002
-"""Of 1 - cosine, up to so many layers; more in proportion. Trained all-MiniLM-L6-v2 (6 layers) errs by 0.0013, seeded
-random weights by 0.0004 in bge-base (12) and 0.0015 in bge-m3 (24). Where rows have fewer levels each is a longer step,
-and the limit is as much larger."""
+"""The limit on 1 - cosine for up to so many layers. With more layers it grows in proportion.
+
+Trained all-MiniLM-L6-v2 (6 layers) errs by 0.0013, seeded random weights by 0.0004 in bge-base (12) and 0.0015 in
+bge-m3 (24). With fewer levels the steps between them are larger, and the limit grows by the same factor."""
 
 
 Kind = tuple[str, ir.DataType, tuple[int, ...]]
-"""What is put behind a matrix's name, dtype and shape."""
+"""The suffix that is added to a matrix's name; a dtype; a shape."""
 
 Arrange = Callable[[Integers, Array], Sequence[NDArray[Any]]]
 
@@ -137,11 +138,11 @@ class Quantizer:
 
 
 def limits(config: Sizes, grid: Grid) -> Limits:
-    """Of errors against PyTorch that rounds alike. Where an input lies in the middle of two integers the last bits of
-    float32 decide, and what that costs adds up layer by layer.
+    """The limits on errors against PyTorch, which rounds in the same way. If an input lies midway between two integers,
+    the last bits of float32 decide which one it becomes. These differences add up layer by layer.
     """
     vectors = LIMIT * max(1, config.num_hidden_layers / LIMITED_LAYERS) * EIGHT_BITS.levels / grid.levels
-    # of weights twice the length of the difference that unit vectors with that cosine have
+    # sparse weights: twice the distance between two unit vectors with that cosine
     return Limits(measure="1 - cosine", vectors=vectors, sparse=2 * float(np.sqrt(2 * vectors)))
 
 

@@ -1,7 +1,7 @@
 """Rounding that makes up for itself: each weight's error is spread over the weights that are not rounded yet.
 
-GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1, with natural column order, and within the sums of products that
-AVX2 has 16 bits for.
+GPTQ, https://arxiv.org/abs/2210.17323, algorithm 1, with natural column order. The integers also keep AVX2's sums of
+products within 16 bits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def round_with(weight: Array, hessian: Array, scales: Array, grid: Grid) -> NDAr
     """Integers (N, K) for a weight (N, K) that err least on inputs with `hessian` (K, K).
 
     scales   (N,), of each output
-    grid     what the weights of one sum have together: the last ones give way
+    grid     limits the total of the weights in one sum; the last ones are reduced to fit
     """
     upper = _inverse_factor(hessian)
     left = weight.astype(np.float32).copy()

@@ -1,12 +1,11 @@
 """Target `cpu-int8` of encoders, with the operators of `bge_kernels` where they are wanted: fewer passes over memory.
 
-Linear layers without GELU are the same bits as those of `cpu_int8`'s standard operators, given the same rows; those are
-rotated and summed in another order, and rounded with a reciprocal where standard operators divide.
+Given the same rows, linear layers without GELU give the same bits as `cpu_int8`'s standard operators. But the rows
+differ: they are rotated and summed in another order, and rounded with a reciprocal where standard operators divide.
 """
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,24 +18,19 @@ from bge_export.lowering.lower import Lowering
 from bge_kernels import DOMAIN, library
 from bge_kernels.int8_linear.reference import pack, packed_shape
 
-X86 = ("x86_64", "AMD64")
-"""Where `Int8Linear` has code for the CPU's products of bytes."""
-
 Operators = frozenset[str]
 """Names of operators of `bge_kernels`."""
 
 PASSES: Operators = frozenset({"RotateQuantize", "DequantizeBiasGelu", "ResidualLayerNorm"})
-"""What stands around ONNX Runtime's products."""
+"""What stands around ONNX Runtime's products; for comparison."""
 
 LINEAR: Operators = frozenset({"RotateQuantize", "Int8Linear", "ResidualLayerNorm"})
 """The products too."""
 
 
 def best_operators() -> Operators | None:
-    """What runs fastest on this machine; None where no operators were built."""
-    if not library():
-        return None
-    return LINEAR if platform.machine() in X86 else PASSES
+    """What runs fastest, wherever the bundle will run; None where this installation has no operators."""
+    return LINEAR if library() else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

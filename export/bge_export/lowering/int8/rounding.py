@@ -23,7 +23,7 @@ products are twice as many."""
 WORD_TABLE = "embeddings.word_embeddings.weight"
 
 RATIOS = np.linspace(1, 2, 13, dtype=np.float32)
-"""Scales that are tried for each output, as multiples of the one that makes its largest weight 127."""
+"""Factors that are tried for each output. They multiply the scale at which the largest weight becomes 127."""
 
 Integers = NDArray[np.int8]
 
@@ -37,12 +37,12 @@ QUAD = 4
 class Grid:
     """The integers that rows and weights are rounded to, so that AVX2's sums of products fit into 16 bits.
 
-    vpmaddubsw adds two products of neighbours in 16 bits, where it saturates; the same of the next quads are added to
-    them before they are widened to 32.
+    vpmaddubsw adds the products of two neighbours in 16 bits, and saturates. The sums of the next quads are added to
+    these, still in 16 bits, before they are widened to 32.
 
-    levels  a row's largest value without its sign; bytes are this plus `zero`, from 1 to 2 * levels + 1
+    levels  the largest magnitude of a row's integers; bytes are the integers plus `zero`, from 1 to 2 * levels + 1
     added   quads whose sums are added up in 16 bits
-    most    that the weights of one sign in such a sum have together: (2 * levels + 1) * most is below 2 ** 15
+    most    the largest total of one sign's weights in such a sum: (2 * levels + 1) * most is below 2 ** 15
     """
 
     levels: int
@@ -54,13 +54,16 @@ class Grid:
         return self.levels + 1
 
     def summed_with(self, place: int) -> list[int]:
-        """The inputs in front of `place` that share a sum with it."""
+        """The inputs in front of `place` whose products are added up with its own."""
         start, first = place - place % (QUAD * self.added), place % QUAD // 2 * 2
         group = [start + QUAD * quad + first + member for quad in range(self.added) for member in (0, 1)]
         return [other for other in group if other < place]
 
     def within(self, integers: Array) -> Array:
-        """Integers (N, K). Where those of one sign in a sum exceed `most`, each gives an equal share of the excess."""
+        """Integers (N, K) whose totals of one sign in a sum stay within `most`.
+
+        Where a total is over, each of its integers gives an equal share of the excess.
+        """
         quads = integers.reshape(len(integers), -1, self.added, QUAD // 2, 2).swapaxes(2, 3)
         sums = np.array(quads).reshape(-1, 2 * self.added)
         may_be_over = np.abs(sums) @ np.ones(2 * self.added, dtype=sums.dtype) > self.most
@@ -140,9 +143,9 @@ def quantize(weight: Array, grid: Grid) -> tuple[Integers, Array]:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear layer as it is rounded: by how much its weight's `inputs` and `outputs` are rotated, 0 is not at all.
+    """How a linear layer is rounded. `inputs` and `outputs` are the block sizes of its weight's rotation, 0 for none.
 
-    online  whether the inputs are to be rotated when the model runs; they come rotated out of attention
+    online  whether inputs are rotated when the model runs; False where they come out of attention already rotated
     """
 
     inputs: int
@@ -166,7 +169,7 @@ class Linear:
         return cls(ROTATED)
 
     def rotate(self, weight: Array) -> Array:
-        """A weight (N, K) for rotated inputs, giving rotated outputs; of such a weight the one before."""
+        """The weight (N, K) for rotated inputs and outputs. Applied to such a weight, it gives the original again."""
         weight = rotate(weight, self.inputs)
         return rotate(weight.T, self.outputs).T if self.outputs else weight
 
