@@ -19,7 +19,7 @@ EXPORTED = {"RegisterCustomOps", "BgeKernelsInstructionSet"}
 # What a library may need, by the beginning of its name: what every such system has.
 SYSTEM = {
     "ELF": ("libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "ld-linux"),
-    "MACHO": ("/usr/lib/libSystem",),
+    "MACHO": ("/usr/lib/libSystem", "@rpath/library"),  # the second is its own name
     "PE": ("KERNEL32.dll", "api-ms-win-crt-", "ntdll.dll"),
 }
 WANTED = {

@@ -134,6 +134,8 @@ def build(out: Path, name: str | None = None, *, sanitize: bool = False) -> Path
             more = ["-isystem", str(HERE / "headers"), f"-DBGE_KERNELS_VERSION={version()}"]
             jobs.append((SOURCES / "library.cc", "library", more))
             path, link = out / f"library{version()}{target.suffix}", ["-shared"]
+            if target.suffix == ".dylib":  # else it is called by the folder that it was built in
+                link.append(f"-Wl,-install_name,@rpath/{path.name}")
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(pool.map(lambda job: compile_one(*job), jobs))
         out.mkdir(parents=True, exist_ok=True)
