@@ -47,19 +47,27 @@ MODELS = {
     "base": "bge-base-en-v1.5",
     "large": "bge-large-en-v1.5",
     "m3": "bge-m3",
+    "reranker": "bge-reranker-base",
     "icl": "bge-en-icl",
     "gemma2": "bge-multilingual-gemma2",
+    "code": "bge-code-v1",
+    "qwen3": "Qwen3-Embedding-0.6B",
 }
-LAYERS = {"icl": 2, "gemma2": 2}  # of the true 32 and 42, at their true width: all of them take minutes to write
+LAYERS = {"icl": 2, "gemma2": 2, "code": 4, "qwen3": 4}  # at their true width: all layers take minutes to write
 TARGETS = {  # the last one is timed
     "small": ("cuda-fp32", "cuda-fp16"),
     "base": ("cuda-fp16",),
     "large": ("cuda-fp16",),
     "m3": ("cuda-fp32", "cuda-fp16"),
+    "reranker": ("cuda-fp32", "cuda-fp16"),
     "icl": ("cuda-fp16",),
     "gemma2": ("cuda-bf16",),
+    "code": ("cuda-bf16",),
+    "qwen3": ("cuda-bf16",),
 }
-SCALE = {"small": 1, "base": 0.5, "large": 0.25, "m3": 0.25, "icl": 0.125, "gemma2": 0.125}  # of the number of texts
+SCALE = {  # of the number of texts
+    "small": 1, "base": 0.5, "large": 0.25, "m3": 0.25, "reranker": 0.5, **dict.fromkeys(LAYERS, 0.125)
+}  # fmt: skip
 SENTENCE_TRANSFORMERS = "sentence-transformers"
 ENCODER_SYSTEMS = (
     "ours", "ours, no CUDA graphs", "PyTorch", "PyTorch, compiled", "PyTorch, unpadded", SENTENCE_TRANSFORMERS,
@@ -67,6 +75,7 @@ ENCODER_SYSTEMS = (
 SYSTEMS = {
     **dict.fromkeys(MODELS, ENCODER_SYSTEMS),
     "m3": (*ENCODER_SYSTEMS, "ours, 3 heads", "PyTorch, 3 heads"),
+    "reranker": ("ours", "PyTorch"),
     **dict.fromkeys(LAYERS, ("ours", "PyTorch", "PyTorch, unpadded")),
 }
 COMPILED = ("base",)  # torch.compile takes a minute

@@ -51,8 +51,12 @@ def config_of(model_type, **changes):
 @pytest.fixture(scope="module", params=["bert", "xlm-roberta"])
 def checkpoint(request, tmp_path_factory):
     """A two-layer cross-encoder with seeded weights."""
-    folder = tmp_path_factory.mktemp(request.param)
-    random_checkpoint.write(folder, config_of(request.param), seed=0, lower_case=False, heads=("score",))
+    return write_reranker(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def write_reranker(folder, model_type):
+    folder.mkdir(exist_ok=True)
+    random_checkpoint.write(folder, config_of(model_type), seed=0, lower_case=False, heads=("score",))
     return folder
 
 

@@ -13,6 +13,7 @@ from bge_export.checkpoint.recipe import Options
 from bge_export.export import export
 from bge_export.request import Request
 from test_decoders import CONFIGS, write_decoder
+from test_reranker import write_reranker
 from tiny import write_checkpoint, write_m3_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +31,15 @@ pytestmark = [
 RECORDED = {
     "bert-cuda-fp16": 35,
     "bert-cuda-fp32": 0,
+    "bertreranker-cuda-fp16": 35,
     "gemma2-cuda-bf16": 0,
     "m3-cuda-fp16": 35,
     "m3-cuda-fp32": 0,
     "mistral-cuda-fp16": 0,
+    "qwen2-cuda-bf16": 0,
+    "qwen3-cuda-bf16": 0,
+    "reranker-cuda-fp16": 35,
+    "reranker-cuda-fp32": 0,
 }
 """Every bundle, and the sizes of batches that it records."""
 
@@ -43,15 +49,22 @@ def bundles(tmp_path_factory):
     """Tiny models for every CUDA target; m3 has three heads."""
     folder = tmp_path_factory.mktemp("stub")
     checkpoints = {
+        **{kind: write_decoder(folder / kind, config) for kind, config in CONFIGS.items()},
         "bert": write_checkpoint(folder / "bert"),
         "m3": write_m3_checkpoint(folder / "m3"),
-        "mistral": write_decoder(folder / "mistral", CONFIGS["mistral"]),
-        "gemma2": write_decoder(folder / "gemma2", CONFIGS["gemma2"]),
+        "bertreranker": write_reranker(folder / "bertreranker", "bert"),
+        "reranker": write_reranker(folder / "reranker", "xlm-roberta"),
     }
     for name in RECORDED:
         model, target = name.split("-", 1)
-        options = Options(pooling="cls" if model in ("bert", "m3") else "last")
-        request = Request(model="tiny", target=target, checkpoint=checkpoints[model], check=False, options=options)
+        pooling = "cls" if model in ("bert", "m3") else "last" if model in CONFIGS else None
+        request = Request(
+            model="tiny",
+            target=target,
+            checkpoint=checkpoints[model],
+            check=False,
+            options=Options(pooling=pooling),
+        )
         export(request, folder / "bundles" / name)
     return folder / "bundles"
 
@@ -106,7 +119,7 @@ def test_recorded_graphs_have_no_gemm(bundles):
     a buffer that moves. Where none are recorded, heads do have it: so this would see it.
     """
     found = run("graphs", bundles)
-    assert {name for name, operators in found.items() if "Gemm" in operators} == {"m3-cuda-fp32"}
+    assert {name for name, operators in found.items() if "Gemm" in operators} == {"m3-cuda-fp32", "reranker-cuda-fp32"}
     assert set(found) == set(RECORDED)
 
 

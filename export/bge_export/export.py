@@ -34,7 +34,7 @@ from bge_export.proof.compare import Expected, compare, compare_apart, open_mode
 from bge_export.request import Request, open_checkpoint
 from bge_kernels import library, why_missing
 from bge_onnx import Bundle, BundleError, CheckpointError, InputError
-from bge_onnx.bundle.heads import FIRST, HEADS, SCORE
+from bge_onnx.bundle.heads import FIRST, HEADS
 from bge_onnx.bundle.records import Parity
 
 
@@ -200,11 +200,10 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
         raise CheckpointError(
             f"target: expected one for {model_type} models, {', '.join(targets)}, found {request.target}."
         )
-    steps = recipe.steps if recipe.heads != (SCORE,) else ()
-    if targets[request.target].layout == "packed" and (steps or recipe.pooling not in get_args(Pooling)):
+    if targets[request.target].layout == "packed" and recipe.pooling not in get_args(Pooling):
         raise CheckpointError(
-            f"target: expected a CPU target, for pooling {recipe.pooling} with {len(steps)} modules after it, found "
-            f"{request.target}, which supports only {', '.join(get_args(Pooling))} without modules."
+            f"target: expected a CPU target, for pooling {recipe.pooling}, found {request.target}, which supports only "
+            f"{', '.join(get_args(Pooling))}."
         )
     if MODELS[model_type].causal and recipe.steps:
         raise CheckpointError(

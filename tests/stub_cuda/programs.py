@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bge_onnx import Bundle, BundleError, Embedder
+from bge_onnx import Bundle, BundleError, Embedder, Reranker
 from bge_onnx.errors import BgeError
 from bge_onnx.run import loading
 from bge_onnx.run.cuda import records, warm_up_batches
@@ -32,7 +32,7 @@ KEPT_SECONDS = 0.012  # an error's: long enough that another thread records mean
 
 def _open(folder: Path, **options: Any) -> Embedder:
     embeddings.require_finite = lambda *_: None
-    return Embedder.open(folder, threads=1, **options)
+    return (Reranker if "score" in Bundle.open(folder).outputs else Embedder).open(folder, threads=1, **options)
 
 
 def _texts(rng, count, longest):
@@ -46,7 +46,11 @@ def load(bundles: Path) -> None:
         embedder.warm_up()
         (device,) = embedder.session._on_devices
         assert len(device._recordings) == (len(warm_up_batches(embedder.bundle)) if records(embedder.bundle) else 0)
-        embedder.embed_token_ids(_texts(np.random.default_rng(0), 9, 60))
+        texts = _texts(np.random.default_rng(0), 9, 60)
+        if isinstance(embedder, Reranker):
+            embedder.score([(" ".join(map(str, ids)), "a passage") for ids in texts])
+        else:
+            embedder.embed_token_ids(texts)
         print(folder.name, len(device._recordings))
 
 

@@ -11,10 +11,13 @@ import numpy as np
 Embed = Callable[[Sequence[str]], np.ndarray]
 HEADS = ("dense", "sparse", "colbert")
 BATCH_TEXTS = 128
+QUERY = "what is a bag of words?"
+"""Of every pair that a reranker scores."""
+CAUSAL = ("mistral", "gemma2", "qwen2", "qwen3")
 
 
 def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", heads: Sequence[str] = ()) -> Embed:
-    """PyTorch in float16 on a GPU, Gemma2 in bfloat16, as sentence-transformers runs it: length-sorted, padded batches.
+    """PyTorch in float16 on a GPU, Gemma2 and Qwen in bfloat16, as sentence-transformers runs it: length-sorted, padded batches.
 
     With `flash_attention_2` transformers takes the padding out of attention, and the package flash-attn runs it.
     `heads` are computed besides, and copied to the CPU's memory as their users get them.
@@ -25,7 +28,7 @@ def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", he
     device = "cuda" if torch.cuda.is_available() else "cpu"  # for a trial of the benchmark itself
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="right")
     kind = json.loads((folder / "config.json").read_text())["model_type"]
-    dtype = torch.bfloat16 if kind == "gemma2" else torch.float16
+    dtype = torch.bfloat16 if kind in CAUSAL[1:] else torch.float16
     if kind == "gemma2" and attention == "sdpa":
         attention = "eager"  # PyTorch's fused attention has no soft cap, and transformers refuses it
     model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
@@ -34,7 +37,7 @@ def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", he
         model = torch.compile(model, dynamic=True)
 
     def last_or_first(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        if kind in ("mistral", "gemma2"):
+        if kind in CAUSAL:
             return states[torch.arange(len(states), device=device), mask.sum(dim=1) - 1]
         return states[:, 0]
 
@@ -56,6 +59,32 @@ def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", he
     return embed
 
 
+def pytorch_reranker(folder: Path) -> Embed:
+    """A cross-encoder in float16 on a GPU, as FlagEmbedding runs it: length-sorted, padded batches of pairs."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"  # for a trial of the benchmark itself
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float16).to(device).eval()
+
+    @torch.inference_mode()
+    def score(texts: Sequence[str]) -> np.ndarray:
+        order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
+        scores = torch.empty(len(texts), device=device)
+        for start in range(0, len(order), BATCH_TEXTS):
+            rows = order[start : start + BATCH_TEXTS]
+            passages = [texts[row] for row in rows]
+            batch = tokenizer(
+                [QUERY] * len(rows), passages, padding=True, truncation="only_second", max_length=512,
+                return_tensors="pt",
+            )  # fmt: skip
+            scores[rows] = model(**batch.to(device)).logits[:, 0].float()
+        return scores.cpu().numpy()
+
+    return score
+
+
 def sentence_transformers(folder: Path) -> Embed:
     """sentence-transformers in float16 on a GPU, as its users call it."""
     import torch
@@ -71,8 +100,12 @@ def sentence_transformers(folder: Path) -> Embed:
 
 def ours(folder: Path, heads: Sequence[str] = HEADS[:1]) -> Embed:
     """Ours on a GPU."""
-    from bge_onnx import Embedder
+    from bge_onnx import Bundle, Embedder, Reranker
 
+    if "score" in Bundle.open(folder).outputs:
+        reranker = Reranker.open(folder)
+        reranker.warm_up()
+        return lambda texts: reranker.score([(QUERY, text) for text in texts], progress=False)
     bge = Embedder.open(folder)
     bge.warm_up()
     return lambda texts: bge.embed(texts, heads=heads, progress=False).dense
@@ -86,13 +119,19 @@ def ours_launched(folder: Path) -> Embed:
     return ours(folder)
 
 
+def scores_pairs(folder: Path) -> bool:
+    """Whether a checkpoint is a cross-encoder."""
+    architectures = json.loads((folder / "config.json").read_text()).get("architectures", [""])
+    return architectures[0].endswith("ForSequenceClassification")
+
+
 def load(variant: str, folder: Path, threads: int) -> Embed:  # noqa: ARG001
     """`variant` is a system's name in `gpu.SYSTEMS`."""
     systems: dict[str, Callable[[], Embed]] = {
         "ours": lambda: ours(folder),
         "ours, 3 heads": lambda: ours(folder, HEADS),
         "ours, no CUDA graphs": lambda: ours_launched(folder),
-        "PyTorch": lambda: pytorch(folder),
+        "PyTorch": lambda: pytorch_reranker(folder) if scores_pairs(folder) else pytorch(folder),
         "sentence-transformers": lambda: sentence_transformers(folder),
         "PyTorch, 3 heads": lambda: pytorch(folder, heads=HEADS[1:]),
         "PyTorch, compiled": lambda: pytorch(folder, compiled=True),

@@ -57,6 +57,16 @@ lookup_in_float (input_ids, table) => (hidden) {
   rows = Gather(table, input_ids)
   hidden = Cast <to = 1> (rows)
 }
+project_vector_in_float (x, weight) => (y) {
+  matrix = Cast <to = 1> (weight)
+  y = MatMul(x, matrix)
+}
+project_vector_with_bias_in_float (x, weight, bias) => (y) {
+  matrix = Cast <to = 1> (weight)
+  addend = Cast <to = 1> (bias)
+  product = MatMul(x, matrix)
+  y = Add(product, addend)
+}
 project_in <to> (x, weight) => (y) {
   rows = Cast <to: int = @to> (x)
   y = com.microsoft.FusedMatMul <transB = 1> (rows, weight)

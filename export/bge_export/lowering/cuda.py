@@ -1,4 +1,4 @@
-"""Targets `cuda-fp32` and `cuda-fp16`: packed texts, ONNX Runtime's fused operators, nothing that needs the host.
+"""Targets `cuda-fp32` and `cuda-fp16` of encoders: packed texts, ONNX Runtime's fused operators, nothing that needs the host.
 
 A layer is six products, whose biases are added by what follows them: PackedMultiHeadAttention over all texts,
 SkipLayerNormalization, BiasGelu. There is no Gemm: ONNX Runtime multiplies its bias with a buffer of ones that moves
@@ -8,6 +8,7 @@ when a larger batch comes, which recorded CUDA graphs would not notice.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -52,6 +53,11 @@ def l2_normalize(call: ir.Node) -> ir.Node:
     return ir.node("normalize_by_sum", call.inputs, domain=call.domain)
 
 
+def in_float(name: str, call: ir.Node) -> ir.Node:
+    """The call with a body that turns its weights into float32."""
+    return ir.node(name, call.inputs, domain=call.domain)
+
+
 def _product(call: ir.Node, place: int = 0) -> tuple[ir.Value, ir.Value]:
     """The product that is input `place` of `call`, without its bias, and the bias."""
     read = call.inputs[place]
@@ -86,3 +92,8 @@ SWAPS = {
     "packed_attention": packed_attention,
     "l2_normalize": l2_normalize,
 }
+
+HALF_SWAPS = SWAPS | {
+    name: partial(in_float, f"{name}_in_float") for name in ("project_vector", "project_vector_with_bias")
+}
+"""Where weights are in half precision: what stands on the pooled vector, a reranker's head, computes in float32."""

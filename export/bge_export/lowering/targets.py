@@ -105,7 +105,7 @@ TABLE = (
         provider=CUDA,
         layout="packed",
         precision="float16",
-        lowering=lambda *_: Lowering(cuda.SWAPS, finish=half.compute, precision="float16"),
+        lowering=lambda *_: Lowering(cuda.HALF_SWAPS, finish=half.compute, precision="float16"),
         bytes_per_weight=2,
         stores="fp16",
     ),

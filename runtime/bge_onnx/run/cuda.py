@@ -142,8 +142,9 @@ def filled_up(batch: Batch, tokens: int, texts: int) -> Batch:
     """The batch with empty texts added up to `texts` texts, and then one text of the tokens left of `tokens`."""
     left = tokens - len(batch.input_ids)
     lengths = np.concatenate([batch.lengths, np.zeros(texts - len(batch.rows), dtype=np.int64), [left]])
-    input_ids = np.concatenate([batch.input_ids, np.zeros(left, dtype=np.int64)])
-    return Batch(rows=batch.rows, input_ids=input_ids, lengths=lengths)
+    filler = np.zeros(left, dtype=np.int64)
+    types = None if batch.types is None else np.concatenate([batch.types, filler])
+    return Batch(rows=batch.rows, input_ids=np.concatenate([batch.input_ids, filler]), lengths=lengths, types=types)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -265,6 +266,11 @@ def halves(batch: Batch) -> list[Batch]:
     middle = len(batch.rows) // 2
     at = int(batch.starts[middle]) if batch.packed else middle
     return [
-        Batch(rows=batch.rows[:middle], input_ids=batch.input_ids[:at], lengths=batch.lengths[:middle]),
-        Batch(rows=batch.rows[middle:], input_ids=batch.input_ids[at:], lengths=batch.lengths[middle:]),
+        Batch(
+            rows=batch.rows[texts],
+            input_ids=batch.input_ids[tokens],
+            lengths=batch.lengths[texts],
+            types=None if batch.types is None else batch.types[tokens],
+        )
+        for texts, tokens in ((slice(middle), slice(at)), (slice(middle, None), slice(at, None)))
     ]

@@ -25,10 +25,11 @@ from bge_onnx.run.cuda import Outputs
 
 SHOW_KERNELS = """
 import sys
-from bge_onnx import Embedder
-bge = Embedder.open(sys.argv[1])
+from bge_onnx import Bundle, Embedder, Reranker
+reranks = "score" in Bundle.open(sys.argv[1]).outputs
+model = (Reranker if reranks else Embedder).open(sys.argv[1])
 for texts in (["what is BM25?"], ["aa bb cc " * 60] * 32, ["aa bb cc " * 680]):
-    bge.embed(texts, progress=False)
+    model.score([("", text) for text in texts], progress=False) if reranks else model.embed(texts, progress=False)
 """
 KERNEL_LINE = re.compile(r"Node=(\S+) .*SdpaKernel=([A-Z_]+)")
 KERNELS_SECONDS = 600
