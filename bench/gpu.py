@@ -58,7 +58,7 @@ TARGETS = {  # the last one is timed
     "small": ("cuda-fp32", "cuda-fp16"),
     "base": ("cuda-fp16",),
     "large": ("cuda-fp16",),
-    "m3": ("cuda-fp32", "cuda-fp16"),
+    "m3": ("cuda-fp16",),
     "reranker": ("cuda-fp32", "cuda-fp16"),
     "icl": ("cuda-fp16",),
     "gemma2": ("cuda-bf16",),

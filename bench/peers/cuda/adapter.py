@@ -17,7 +17,7 @@ CAUSAL = ("mistral", "gemma2", "qwen2", "qwen3")
 
 
 def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", heads: Sequence[str] = ()) -> Embed:
-    """PyTorch in float16 on a GPU, Gemma2 and Qwen in bfloat16, as sentence-transformers runs it: length-sorted, padded batches.
+    """PyTorch in float16 on a GPU, Gemma2 and Qwen in bfloat16: length-sorted, padded batches as sentence-transformers'.
 
     With `flash_attention_2` transformers takes the padding out of attention, and the package flash-attn runs it.
     `heads` are computed besides, and copied to the CPU's memory as their users get them.

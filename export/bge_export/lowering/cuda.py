@@ -1,4 +1,4 @@
-"""Targets `cuda-fp32` and `cuda-fp16` of encoders: packed texts, ONNX Runtime's fused operators, nothing that needs the host.
+"""Targets `cuda-fp32` and `cuda-fp16` of encoders: packed texts, ONNX Runtime's fused operators, no work for the host.
 
 A layer is six products, whose biases are added by what follows them: PackedMultiHeadAttention over all texts,
 SkipLayerNormalization, BiasGelu. There is no Gemm: ONNX Runtime multiplies its bias with a buffer of ones that moves
