@@ -1,6 +1,6 @@
 """On a CUDA GPU: parity of the bundles, the kernels they get, and speed beside PyTorch; weights are seeded random ones.
 
-    scripts/gpu                                      everything, in under eight minutes
+    scripts/gpu                                      everything
     scripts/gpu --parts parity --models small,m3     a part of it
     scripts/gpu --dry-run                            builds every bundle and lists the checks; needs no GPU
     scripts/gpu --print bench/results/NVIDIA-H200.json
@@ -37,6 +37,7 @@ from bge_onnx.run.devices import attention_kernels
 from bge_onnx.run.onnx_runtime import ort
 from harness import benchmark
 from harness.gpu_tables import table
+from harness.summary import summaries
 from harness.systems import worker_of
 from harness.workers import Worker, WorkerError
 from harness.workloads import gpu_workloads
@@ -166,7 +167,8 @@ def speed_of(model: str, bundle: Path, checkpoint: Path, folder: Path) -> dict[s
         worker.stop()
     config = json.loads((checkpoint / "config.json").read_text())
     workloads = {plan.name: plan.facts for plan in plans}
-    record = {"workloads": workloads, "seconds": seconds, "difference": errors, "config": config}
+    kept = summaries(seconds, workloads)
+    record = {"workloads": workloads, "results": kept, "difference": errors, "config": config}
     return {**record, "failed": failed}
 
 

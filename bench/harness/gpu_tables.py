@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from tabulate import tabulate
 
 from harness import benchmark
@@ -15,19 +13,17 @@ from harness.tables import flops
 
 def speed_rows(model: str, record: Mapping[str, Any], peak: float) -> Iterator[list[str]]:
     for name, workload in record["workloads"].items():
-        by_system = record["seconds"][name]
-        medians = {system: statistics.median(map(sum, rounds)) for system, rounds in by_system.items()}
-        for system, total in medians.items():
+        results = record["results"][name]
+        for system, found in results.items():
             three = system.endswith("3 heads")
-            peers = [other for other in medians if other.startswith("PyTorch") and other.endswith("3 heads") == three]
-            best = min((medians[peer] for peer in peers), default=float("nan"))
+            peers = [other for other in results if other.startswith("PyTorch") and other.endswith("3 heads") == three]
+            best = min((results[peer]["round_seconds"] for peer in peers), default=float("nan"))
             if workload["single"]:
-                times = [1e3 * seconds for rounds in by_system[system] for seconds in rounds]
-                cells = ["", f"{statistics.median(times):.2f}", f"{np.percentile(times, 95):.2f}", ""]
+                cells = ["", f"{1e3 * found['seconds']:.2f}", f"{1e3 * found['p95_seconds']:.2f}", ""]
             else:
-                share = flops(record["config"], workload) / total / 1e12 / peak
-                cells = [f"{workload['tokens'] / total:,.0f}", "", "", f"{share:.0%}"]
-            ratio = f"{best / total:.2f}" if system.startswith("ours") else ""
+                share = flops(record["config"], workload) / found["seconds"] / 1e12 / peak
+                cells = [f"{workload['tokens'] / found['seconds']:,.0f}", "", "", f"{share:.0%}"]
+            ratio = f"{best / found['round_seconds']:.2f}" if system.startswith("ours") else ""
             yield [model, name, system, *cells, ratio]
 
 

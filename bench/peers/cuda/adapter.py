@@ -17,7 +17,7 @@ CAUSAL = ("mistral", "gemma2", "qwen2", "qwen3")
 
 
 def pytorch(folder: Path, *, compiled: bool = False, attention: str = "sdpa", heads: Sequence[str] = ()) -> Embed:
-    """PyTorch in float16 on a GPU, Gemma2 and Qwen in bfloat16: length-sorted, padded batches as sentence-transformers'.
+    """PyTorch on a GPU, in float16 or bfloat16: batches by length and padded, as sentence-transformers'.
 
     With `flash_attention_2` transformers takes the padding out of attention, and the package flash-attn runs it.
     `heads` are computed besides, and copied to the CPU's memory as their users get them.

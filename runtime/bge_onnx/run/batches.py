@@ -14,7 +14,7 @@ from bge_onnx.errors import InputError
 BUDGET_TOKENS: dict[Layout, int] = {"equal": 256, "padded": 512, "packed": 16384, "whole": 16384}
 """Most tokens in a batch. With one core per batch, 256 take as long as 512 or some percent longer (bge-small, 1500
 mixed texts: float32 31 to 33 s against 29 to 32 s, eight bits 15 to 18 s against 15 s). With 256, memory stays flat
-over ten thousand texts; with 512 not always. Packed and whole batches run on a GPU: not measured yet."""
+over ten thousand texts; with 512 not always. Packed and whole batches run on a GPU; other budgets are not measured."""
 
 PACKED_PLACES = 2
 """A packed batch whose texts were all as long as its longest would have at most so many times the budget of tokens."""

@@ -57,7 +57,8 @@ the device. A thread that holds it may release what the garbage collector finds.
 
 REPLAY_TOKENS = (16, 32, 64, 128, 256, 512)
 REPLAY_TEXTS = (1, 2, 4, 8, 16, 32)
-"""Sizes that batches are filled up to; larger ones are launched kernel by kernel. Not measured on a GPU yet."""
+"""Sizes that batches are filled up to; larger ones are launched kernel by kernel. On an H200 a text of 16 tokens takes
+1.1 ms replayed and 2.1 to 2.5 ms launched (bge-small, bge-base); other sizes are not measured."""
 
 
 def device_held(bundle: Bundle) -> AbstractContextManager[None]:
