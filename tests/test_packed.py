@@ -24,11 +24,13 @@ from bge_export.proof import check
 from bge_export.proof.compare import compare
 from bge_export.recheck import recipe_of
 from bge_export.request import Request
-from bge_onnx import Embedder, ProviderError
+from bge_onnx import Embedder, ProviderError, Reranker
+from bge_onnx.bundle.graph_names import SECOND
 from bge_onnx.run.batches import plan_batches
 from bge_onnx.run.cuda import CUDA, REPLAY_TEXTS, REPLAY_TOKENS, Device
 from bge_onnx.run.device_inputs import packed_inputs
 from cuda_kernels import types_of
+from test_reranker import write_reranker
 
 LENGTHS = (1, 2, 7, 19, 33, 19, 60)
 COMPOSED = Target(
@@ -212,6 +214,47 @@ def test_what_cuda_gets(m3_checkpoint, m3, tmp_path, target, limit, dense_alone)
     if not dense_alone:
         rows = [text[1:] for text in batch.states(outputs["colbert"])]
         np.testing.assert_allclose(np.concatenate(rows), np.concatenate(wanted.colbert), atol=limit)
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory):
+    """A BERT that scores pairs, whose tokens have types, and its CPU's reranker."""
+    folder = tmp_path_factory.mktemp("cross-encoder")
+    checkpoint = write_reranker(folder / "checkpoint", "bert")
+    request = Request(model="tiny", target="cpu-fp32", checkpoint=checkpoint, check=False)
+    return checkpoint, Reranker.open(export(request, folder / "bundle").folder)
+
+
+PAIRS = [("what is BM25?", "BM25 is a ranking function. " * times) for times in (1, 2, 5)] + [("", ""), ("a", "b")]
+
+
+def test_pairs_keep_their_types_on_a_device(composed, cross_encoder, tmp_path, monkeypatch):
+    """Alone and together, which is filled up and replayed, and in halves where memory is short."""
+    checkpoint, cpu = cross_encoder
+    request = Request(model="tiny", target="packed", checkpoint=checkpoint, check=False)
+    on_device, wanted = Reranker.open(export(request, tmp_path / "packed").folder), cpu.score(PAIRS)
+    np.testing.assert_allclose(on_device.score(PAIRS), wanted, atol=1e-6)
+    np.testing.assert_allclose([on_device.score([pair])[0] for pair in PAIRS], wanted, atol=1e-6)
+    assert on_device.session._on_devices[0]._recordings
+    full_device(monkeypatch, sum(map(len, on_device.pairs.encode(PAIRS, max_tokens=512, query_max_tokens=None))) - 1)
+    np.testing.assert_allclose(on_device.score(PAIRS), wanted, atol=1e-6)
+    types = cpu.pairs.encode(PAIRS[:1], max_tokens=512, query_max_tokens=None)[0] >= SECOND
+    assert types.any()
+
+
+@pytest.mark.parametrize(("target", "limit"), [("cuda-fp32", 1e-6), ("cuda-fp16", 1e-3)])
+def test_what_cuda_gets_of_a_cross_encoder(cross_encoder, tmp_path, target, limit):
+    """Its fused operators in NumPy give the CPU's scores; the head computes in float32."""
+    checkpoint, cpu = cross_encoder
+    bundle = export(Request(model="tiny", target=target, checkpoint=checkpoint, check=False), tmp_path / "bundle")
+    ids = cpu.pairs.encode(PAIRS, max_tokens=512, query_max_tokens=None)
+    (batch,) = plan_batches(ids, layout="packed", pad_id=0)
+    feeds = packed_inputs(batch, last=False, dense_alone=True, pad_id=0)
+    model = onnx.load(bundle.folder / bundle.graph)
+    evaluator = ReferenceEvaluator(model, new_ops=OPERATORS)
+    (found,) = evaluator.run(None, {name: feeds[name] for name in evaluator.input_names})
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:, 0], cpu.score([PAIRS[row] for row in batch.rows]), atol=limit)
 
 
 @pytest.mark.parametrize("target", ["cuda-fp32", "cuda-fp16"])

@@ -296,6 +296,25 @@ def test_flagembeddings_class(bundle, reranker):
         FlagAutoReranker.from_finetuned(str(bundle.folder), model_class="decoder-only-base")
 
 
+def test_an_error_is_relative_to_the_largest_score(checkpoint, bundle, reranker, monkeypatch):
+    """A pair that runs alone, whose score is close to 0, is not compared with its own score."""
+    from bge_export.checkpoint.recipe import read_recipe
+    from bge_export.lowering.limits import Limits
+    from bge_export.lowering.lower import Lowering
+    from bge_export.proof import check, compare
+
+    expected = check.expect(checkpoint, read_recipe(checkpoint, None, 512, Options()), Lowering({}))
+    scores = expected.heads.by_head["score"]
+    largest = np.abs(scores).max()
+    scores[3] = largest / 1000
+    alone = [([3], scores[[3]] + largest / 100)]
+    monkeypatch.setattr(compare, "vectors_of", lambda *_, **__: expected.heads)
+    monkeypatch.setattr(compare, "_other_ways", lambda *_: iter(alone))
+    found = compare.compare(reranker, expected, Limits()).heads["score"]
+    assert found.text == 3
+    assert found.max_error == pytest.approx(0.01, rel=1e-3)
+
+
 @pytest.fixture
 def task(tmp_path):
     """A folder in BEIR's form: five queries, twelve passages."""
