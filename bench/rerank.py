@@ -34,7 +34,7 @@ MODELS = {"base": "bge-reranker-base", "v2-m3": "bge-reranker-v2-m3"}
 SYSTEMS = (
     System(name="ours", peer="ours", variant="cpu-fp32 rerank"),
     System(name="ours int8", peer="ours", variant="cpu-int8 rerank", rounded=True),
-    System(name="FlagEmbedding", peer="flagembedding", variant="rerank"),
+    System(name="FlagEmbedding", peer="flagembedding_reranker", variant="float32"),
     System(name="sentence-transformers", peer="pytorch", variant="rerank"),
     System(name="sentence-transformers ONNX", peer="optimum", variant="rerank"),
 )

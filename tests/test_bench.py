@@ -38,7 +38,8 @@ def test_committed_results_print(path):
 @pytest.mark.parametrize("path", sorted((BENCH / "results").glob("*.json")), ids=lambda path: path.stem)
 def test_tables_beside_results_are_theirs(path):
     """The tables that people read are made of the numbers that are kept: `--print FILE` gives them again."""
-    script = next(name for name in ("cpu", "kernels", "decoders", "quality", "rerank") if path.stem.startswith(name))
+    scripts = ("cpu", "decoders", "gpu", "kernels", "quality", "rerank")
+    script = next(name for name in scripts if path.stem.startswith(name))
     module = importlib.import_module(script)
     table = module.table
     assert path.with_suffix(".md").read_text() == table(json.loads(path.read_text())) + "\n"

@@ -15,11 +15,6 @@ def load(variant: str, folder: Path, threads: int) -> Callable[[Sequence[str]], 
     from FlagEmbedding import BGEM3FlagModel
 
     torch.set_num_threads(threads)
-    if variant == "rerank":
-        from FlagEmbedding import FlagReranker
-
-        reranker = FlagReranker(str(folder), use_fp16=False, devices="cpu", batch_size=32)
-        return lambda texts: np.array(reranker.compute_score([(texts[0], text) for text in texts[1:]]))
     all_heads = variant == "heads"
     heads = {"return_dense": True, "return_sparse": all_heads, "return_colbert_vecs": all_heads}
     model = BGEM3FlagModel(str(folder), use_fp16=False, devices="cpu", batch_size=32, passage_max_length=8192, **heads)
