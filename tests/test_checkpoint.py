@@ -330,7 +330,7 @@ def test_an_unknown_architecture(checkpoint, model_type):
     """A model_type that no model file stands for is refused, and those that are supported are listed."""
     edit_json(checkpoint / "config.json", model_type=model_type)
     text = refusal(checkpoint)
-    known = "bert, xlm-roberta, mistral, gemma2, qwen2, qwen3"
+    known = "bert, xlm-roberta, mistral, gemma, gemma2, qwen2, qwen3"
     assert f"{checkpoint / 'config.json'}: expected a model_type out of {known}, found {model_type!r}." in text
     assert "This architecture is not supported." in text
 

@@ -46,6 +46,7 @@ CONFIGS = {
         "query_pre_attn_scalar": 20,
         "attn_logit_softcapping": 3.0,
     },
+    "gemma": {**SIZES, "model_type": "gemma", "hidden_act": "gelu", "sliding_window": None, "head_dim": 16},
     "qwen3": {**SIZES, "model_type": "qwen3", "hidden_act": "silu", "sliding_window": None, "head_dim": 16},
     "qwen2": {**SIZES, "model_type": "qwen2", "hidden_act": "silu", "sliding_window": None},
 }
@@ -65,7 +66,7 @@ def _factor(name):
     return 1 if "norm" in name else 4
 
 
-@pytest.fixture(scope="module", params=["mistral", "gemma2", "qwen2", "qwen3", "stories260k"])
+@pytest.fixture(scope="module", params=["mistral", "gemma", "gemma2", "qwen2", "qwen3", "stories260k"])
 def checkpoint(request, tmp_path_factory):
     """Shrunken Mistral and Gemma2 with seeded weights, and a tiny Mistral that was trained."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -32,6 +32,7 @@ RECORDED = {
     "bert-cuda-fp16": 35,
     "bert-cuda-fp32": 0,
     "bertreranker-cuda-fp16": 35,
+    "gemma-cuda-bf16": 0,
     "gemma2-cuda-bf16": 0,
     "m3-cuda-fp16": 35,
     "m3-cuda-fp32": 0,

@@ -34,7 +34,7 @@ from bge_export.proof.compare import Expected, compare, compare_apart, open_mode
 from bge_export.request import Request, open_checkpoint
 from bge_kernels import library, why_missing
 from bge_onnx import Bundle, BundleError, CheckpointError, InputError
-from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_onnx.bundle.heads import FIRST, HEADS, SCORE
 from bge_onnx.bundle.records import Parity
 
 
@@ -205,15 +205,15 @@ def _read(request: Request, folder: Path) -> tuple[Any, Recipe, Target]:
             f"target: expected a CPU target, for pooling {recipe.pooling}, found {request.target}, which supports only "
             f"{', '.join(get_args(Pooling))}."
         )
-    if MODELS[model_type].causal and recipe.steps:
+    if MODELS[model_type].causal and recipe.steps and recipe.heads != (SCORE,):
         raise CheckpointError(
             f"{folder}: expected no module but Normalize behind the pooling of a {model_type} model, found "
             f"{len(recipe.steps)}.\n    Dense modules are exported of BERT and XLM-R."
         )
-    if MODELS[model_type].causal and (recipe.pooling != "last" or recipe.heads != (FIRST,)):
+    if MODELS[model_type].causal and (recipe.pooling != "last" or recipe.heads not in ((FIRST,), (SCORE,))):
         raise CheckpointError(
-            f"{folder}: expected pooling last and the head dense for a {model_type} model, found {recipe.pooling} and "
-            f"{', '.join(recipe.heads)}.\n    Add --pooling last."
+            f"{folder}: expected pooling last and the head dense or score for a {model_type} model, found "
+            f"{recipe.pooling} and {', '.join(recipe.heads)}.\n    Add --pooling last."
         )
     return config, recipe, targets[request.target]
 

@@ -1,4 +1,4 @@
-"""Pairs of a query and a passage to scores: a cross-encoder, which reads both texts together."""
+"""Pairs of a query and a passage to scores: a cross-encoder or a language model, which reads both texts together."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.heads import SCORE
 from bge_onnx.embed.opening import Opened, open_parts, reopen
+from bge_onnx.embed.prefix import LONG_TOKENS
 from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BundleError, InputError
-from bge_onnx.run.session import Session
-from bge_onnx.text.pair_tokens import PairTokens
+from bge_onnx.run.session import KeysValues, Session
+from bge_onnx.text.pair_tokens import Ids, PairTokens
 from bge_onnx.text.tokenizer import Tokenizer, check_texts, string_fault
 from bge_onnx.vectors.embeddings import VectorOptions, Vectors
 from bge_onnx.vectors.pairs import check_pairs
@@ -78,7 +79,11 @@ class Reranker:
                 f"{found.folder}: expected a reranker, found a bundle that gives {', '.join(found.outputs)}.\n"
                 "    Use Embedder.open(bundle), whose `similarity` and `score` rank by vectors."
             )
-        return cls(found, tokenizer, session, opened, PairTokens.of(tokenizer))
+        if found.causal:
+            pairs = PairTokens.prompted(tokenizer, found.special_ids, found.prompts)
+        else:
+            pairs = PairTokens.of(tokenizer)
+        return cls(found, tokenizer, session, opened, pairs)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """How the bundle was opened, and which it is."""
@@ -107,15 +112,48 @@ class Reranker:
         """
         checked = check_pairs(pairs)
         limit = self.bundle.max_tokens if max_tokens is None else max_tokens
-        wanted = VectorOptions(heads=(SCORE,))
         parts = [np.empty(0, dtype=np.float32)]
         for start in range(0, len(checked), WINDOW_PAIRS):
             window = checked[start : start + WINDOW_PAIRS]
-            ids = self.pairs.encode(window, max_tokens=limit, query_max_tokens=query_max_tokens)
-            found = vectors_of(self.bundle, self.session, ids, wanted, None, budget_tokens, progress=progress)
-            parts.append(found.by_head[SCORE])
+            apart = self.pairs.encode_apart(window, max_tokens=limit, query_max_tokens=query_max_tokens)
+            if self.bundle.causal and self.bundle.layout == "equal":
+                parts.append(self._behind_queries(apart, budget_tokens, progress=progress))
+            else:
+                whole = [np.concatenate(pair) for pair in apart]
+                parts.append(self._scores(whole, None, budget_tokens, progress=progress))
         scores: Vectors = np.concatenate(parts)
         return sigmoid(scores) if normalize else scores
+
+    def _behind_queries(
+        self, apart: Sequence[tuple[Ids, Ids]], budget_tokens: int | None, *, progress: bool | None
+    ) -> Vectors:
+        """Scores of pairs whose beginnings are computed once for each query, alone or with any number of passages.
+
+        A long passage is computed whole, as `Prefix` does it.
+        """
+        from tqdm import tqdm  # noqa: PLC0415 - a sixth of the package's import time
+
+        groups: dict[bytes, list[int]] = {}
+        for place, (beginning, rest) in enumerate(apart):
+            groups.setdefault(b"" if len(rest) > LONG_TOKENS else beginning.tobytes(), []).append(place)
+        scores = np.empty(len(apart), dtype=np.float32)
+        silent = None if progress is None else not progress
+        with tqdm(total=len(apart), unit="pair", disable=silent, delay=2, leave=False) as bar:
+            for shared, places in groups.items():
+                past = self.session.past_of(apart[places[0]][0]) if shared else None
+                own = [apart[place][1] if shared else np.concatenate(apart[place]) for place in places]
+                scores[places] = self._scores(own, past, budget_tokens, progress=False)
+                bar.update(len(places))
+        return scores
+
+    def _scores(
+        self, ids: Sequence[Ids], past: KeysValues | None, budget_tokens: int | None, *, progress: bool | None
+    ) -> Vectors:
+        """Of token ids (T,) behind the keys and values of `past`."""
+        wanted = VectorOptions(heads=(SCORE,))
+        found = vectors_of(self.bundle, self.session, ids, wanted, past, budget_tokens, progress=progress)
+        scores: Vectors = found.by_head[SCORE]
+        return scores
 
     def rank(self, query: str, passages: Iterable[str], *, top_k: int | None = None, **options: Any) -> list[Ranked]:
         """The passages' places and scores, best first; equal scores in the order given.

@@ -228,6 +228,35 @@ def _reranker(name: str, parameters: int, *, size: str, tokens: int, licence: st
     )
 
 
+BGE_RERANKER_GEMMA = Entry(
+    repository="BAAI/bge-reranker-v2-gemma",
+    revision="main",  # no commit is known to us
+    licence="apache-2.0",
+    parameters=2_506_172_416,
+    config={
+        "model_type": "gemma",
+        "architectures": ["GemmaForCausalLM"],
+        "vocab_size": 256000,
+        "hidden_size": 2048,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "intermediate_size": 16384,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10000.0,
+        "hidden_act": "gelu",
+        "dtype": "bfloat16",  # half the disk; BAAI's is float32
+    },
+    query_prompt="",  # FlagEmbedding's "A: "
+    lower_case=False,
+    pooling="last",
+    normalize=False,
+    max_tokens=1024,  # as it was trained; a question stands behind
+    heads=("score",),
+)
+
 # Revisions: embeddings-benchmark/mteb, mteb/models/bge_models.py, the registry of what was evaluated.
 ENTRIES = (
     _bert("bge-small-en", "4778d71a06863076696b03fd2777eb118712cad8", 33_360_000),
@@ -251,6 +280,7 @@ ENTRIES = (
     BGE_GEMMA2,
     BGE_CODE,
     QWEN3_EMBEDDING,
+    BGE_RERANKER_GEMMA,
     _reranker("bge-reranker-base", 278_044_417, size="base", tokens=512),
     _reranker("bge-reranker-large", 559_891_457, size="large", tokens=512),
     _reranker("bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),

@@ -5,8 +5,8 @@ Mirrors sentence-transformers 6.2, sentence_transformer/modules/pooling.py and b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -61,7 +61,20 @@ class Normalize:
     """Length 1, where other steps follow."""
 
 
-Step = Dense | Normalize
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordLogit:
+    """A language model's logit of one word: the product with a row of its output matrix (words, inputs)."""
+
+    token: int
+    table: str
+    words: int
+    inputs: int
+
+
+Step = Dense | Normalize | WordLogit
+
+WORD_TABLE = "embed_tokens.weight"
+"""A decoder's, which often is its output matrix too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +85,16 @@ class Modules:
     steps      between pooling and the last normalisation
     normalize  whether vectors have length 1 at the end
     head       what the vector is: dense, or a reranker's score
+    prompts    of a reranker that reads a prompt, by their place
+    beyond     tokens that such a prompt may take beside the maximum
     """
 
     pooling: str | None
     steps: tuple[Step, ...] = ()
     normalize: bool | None = None
     head: str = FIRST
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    beyond: int = 0
 
 
 def read_modules(folder: Path) -> Modules:
@@ -119,17 +136,21 @@ def width_of(hidden: int, pooling: str, steps: Sequence[Step]) -> int:
                     "\n    Are the modules of the same model?"
                 )
             width = step.outputs
+        elif isinstance(step, WordLogit):
+            width = 1
     return width
 
 
 def weight_shapes(steps: Sequence[Step]) -> dict[str, tuple[int, ...]]:
-    """The weights of all Dense modules."""
+    """The weights that the steps need."""
     shapes: dict[str, tuple[int, ...]] = {}
     for step in steps:
         if isinstance(step, Dense):
             shapes[f"{step.linear}.weight"] = (step.outputs, step.inputs)
             if step.bias:
                 shapes[f"{step.linear}.bias"] = (step.outputs,)
+        elif isinstance(step, WordLogit):
+            shapes[step.table] = (step.words, step.inputs)
     return shapes
 
 

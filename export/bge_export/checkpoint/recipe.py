@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from bge_export.checkpoint import cross_encoder, heads
+from bge_export.checkpoint import cross_encoder, heads, word_logit
 from bge_export.checkpoint.catalog import Entry
 from bge_export.checkpoint.config import quoted, read_json
 from bge_export.checkpoint.files import model_folder, sentence_settings
 from bge_export.checkpoint.modules import POOLING_FILE, Modules, Step, read_modules
 from bge_export.checkpoint.tokenizer import keeps_case
 from bge_export.graph.pooling import Pooling
-from bge_onnx.bundle.heads import FIRST
+from bge_onnx.bundle.heads import FIRST, SCORE
 from bge_onnx.bundle.records import Similarity
 from bge_onnx.errors import CheckpointError
 from bge_onnx.files.json_file import shortened
@@ -81,7 +81,9 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
     Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
     that leave something open.
     """
-    modules = modules_of(folder)
+    modules, asked = modules_of(folder), options.heads or (entry.heads if entry else None)
+    if modules.head == FIRST and asked == (SCORE,):
+        modules = word_logit.read(folder)
     settings = _settings(folder)
     return Recipe(
         pooling=_decide_pooling(folder, modules.pooling, entry, options),
@@ -89,12 +91,10 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
         normalize=modules.normalize if modules.normalize is not None else (entry.normalize if entry else True),
         truncate_dim=settings.truncate_dim,
         similarity=settings.similarity,
-        max_tokens=_max_tokens(folder, entry, position_limit, options),
-        prompts=_prompts(folder, entry, options),
+        max_tokens=_max_tokens(folder, entry, position_limit - modules.beyond, options),
+        prompts={**modules.prompts, **_prompts(folder, entry, options, modules)},
         lower_cased=_lower_cased(folder, entry, options),
-        heads=heads.decide(folder, options.heads or (entry.heads if entry else None))
-        if modules.head == FIRST
-        else (modules.head,),
+        heads=heads.decide(folder, asked) if modules.head == FIRST else (modules.head,),
     )
 
 
@@ -182,7 +182,7 @@ def _require_plain(path: Path, settings: dict[str, Any]) -> None:
             )
 
 
-def _prompts(folder: Path, entry: Entry | None, options: Options) -> dict[str, str]:
+def _prompts(folder: Path, entry: Entry | None, options: Options, modules: Modules) -> dict[str, str]:
     """Texts in front of queries and passages, as sentence-transformers' encode_query and encode_document add them.
 
     These take the prompts named query and document, and none where there is no such prompt. `default_prompt_name` is
@@ -200,7 +200,8 @@ def _prompts(folder: Path, entry: Entry | None, options: Options) -> dict[str, s
             f"{path}: expected default_prompt_name to be one of its prompts ({shortened(', '.join(known))}), found "
             f"{quoted(default)}.\n    Set it to null, or add that prompt."
         )
-    query, passage = stored.get("query") or (entry.query_prompt if entry else ""), stored.get("document") or ""
+    query = stored.get("query") or modules.prompts.get("query") or (entry.query_prompt if entry else "")
+    passage = stored.get("document") or modules.prompts.get("passage") or ""
     prompts = {
         "query": query if options.query_prompt is None else options.query_prompt,
         "passage": passage if options.passage_prompt is None else options.passage_prompt,

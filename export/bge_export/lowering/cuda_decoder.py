@@ -35,6 +35,7 @@ def lowering(precision: Precision) -> Lowering:
         "causal_attention": _attention,
         "causal_attention_softcap": _attention,
         "l2_normalize": cuda.l2_normalize,
+        "project_vector": partial(cuda.in_float, "project_vector_in_float"),
     }
     finish = partial(half.compute, dtype=dtype, matrices_alone=True)
     return Lowering(swaps, finish=finish, precision=precision)

@@ -61,7 +61,7 @@ def _nbits(name: str, bits: int, *, bytes_per_weight: float) -> Target:
         provider=CPU,
         layout="equal",
         lowering=lambda *_: cpu_nbits.lowering(bits),
-        limits=lambda *_: Limits(measure="1 - cosine", vectors=0.03),
+        limits=lambda *_: Limits(measure="1 - cosine", vectors=0.03, sparse=0.25),  # such vectors are a quarter apart
         bytes_per_weight=bytes_per_weight,
     )
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from bge_export.checkpoint.modules import WordLogit, width_of
 from bge_export.checkpoint.weights import Array, Shape, Weights
 from bge_export.graph.ops import Attributes, Graph
 from bge_export.models.decoder_config import Sizes
@@ -91,12 +92,17 @@ class Decoder:
         for number in range(config.num_hidden_layers):
             hidden = self.layer(number, hidden, tokens)
         last = graph.call("drop_token_axis", "pooling", self.norm("norm", hidden))
+        for step in wanted.steps:
+            assert isinstance(step, WordLogit)
+            last = self.logit(step, last)
+        name = wanted.of_pooled
+        shape: list[int | str] = ["B", width_of(config.hidden_size, wanted.pooling, wanted.steps)]
         outputs: Outputs = {}
         if wanted.normalize:
-            outputs["dense"] = (graph.call("l2_normalize", "dense.normalize", last), ["B", config.hidden_size])
-            outputs["dense_raw"] = (last, ["B", config.hidden_size])
+            outputs[name] = (graph.call("l2_normalize", f"{name}.normalize", last), shape)
+            outputs[f"{name}_raw"] = (last, shape)
         else:
-            outputs["dense"] = (last, ["B", config.hidden_size])
+            outputs[name] = (last, shape)
         return graph.finish(outputs | tokens.outputs())
 
     def layer(self, number: int, hidden: ir.Value, tokens: DecoderInputs) -> ir.Value:
@@ -179,6 +185,16 @@ class Decoder:
         bias = f"{module}.bias"
         tensor = self.weights.lazy(bias, lambda: self.weights.read(bias), self.weights.shapes[bias])
         return self.graph.call("add_bias", module, y, self.graph.weight(tensor))
+
+    def logit(self, step: WordLogit, x: ir.Value) -> ir.Value:
+        """The logit (B, 1) of one word, from states (B, D) behind the last norm."""
+
+        def column() -> Array:
+            row: Array = self.weights.read(step.table, rows=slice(step.token, step.token + 1))
+            return np.ascontiguousarray(row.T)
+
+        row = self.graph.weight(self.weights.lazy("lm_head.row", column, (step.inputs, 1)))
+        return self.graph.call("project_vector", "lm_head", x, row)
 
     def head_norm(self, layer: str, name: str | None, x: ir.Value, heads: int) -> ir.Value:
         """`x` (B, T, heads × K) with each head normalised by itself, where the layout has such a norm."""

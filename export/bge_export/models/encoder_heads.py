@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from bge_export.checkpoint.heads import LINEARS
 from bge_export.checkpoint.heads import width_of as width_of_head
-from bge_export.checkpoint.modules import Normalize, Step, width_of
+from bge_export.checkpoint.modules import Dense, Normalize, Step, width_of
 from bge_export.checkpoint.weights import Array, Weights
 from bge_export.graph.ops import MODEL_BODIES, Graph
 from bge_export.models.encoder_inputs import EncoderInputs, Packed, Padded
@@ -66,6 +66,7 @@ class HeadedEncoder(Generic[S]):
         """A module of sentence-transformers on the pooled vector `x` (B, in), to (B, out)."""
         if isinstance(step, Normalize):
             return self.graph.call("l2_normalize", "pooling.normalize", x)
+        assert isinstance(step, Dense)
         name = step.linear
 
         def transposed() -> Array:

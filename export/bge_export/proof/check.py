@@ -27,6 +27,7 @@ from bge_onnx.bundle.graph_names import SECOND
 from bge_onnx.bundle.heads import HEADS, SCORE
 from bge_onnx.errors import ProviderError
 from bge_onnx.run.onnx_runtime import ort
+from bge_onnx.text.pair_tokens import BEHIND, BETWEEN
 
 LENGTHS = (
     1,
@@ -141,6 +142,8 @@ def pairs_of(
     if recipe.lower_cased:
         tokenizer = copy.deepcopy(tokenizer)
         prepend_lower_case(tokenizer.backend_tokenizer)
+    if BEHIND in recipe.prompts:
+        return prompted_pairs_of(tokenizer, recipe)
     pairs, found = [], []
     for place, query in enumerate(TEXTS):
         if len(tokenizer(query, add_special_tokens=False)["input_ids"]) > recipe.max_tokens * 3 // 4:
@@ -153,6 +156,31 @@ def pairs_of(
             (types,) = joined.get("token_type_ids") or [[0] * len(ids)]
             pairs.append((query, passage))
             found.append([token + kind * SECOND for token, kind in zip(ids, types, strict=True)])
+    return pairs, found
+
+
+def prompted_pairs_of(
+    tokenizer: transformers.PreTrainedTokenizerBase, recipe: Recipe
+) -> tuple[list[tuple[str, str]], list[list[int]]]:
+    """As `pairs_of`, of a language model that reads a prompt behind the pair; see `PairTokens.prompted`."""
+
+    def ids_of(text: str) -> list[int]:
+        ids: list[int] = tokenizer([text], add_special_tokens=False)["input_ids"][0]
+        return ids
+
+    prompts = recipe.prompts
+    between = ids_of(prompts[BETWEEN])
+    behind = between + ids_of(prompts[BEHIND])
+    begin, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
+    pairs, found = [], []
+    for place, query in enumerate(TEXTS):
+        for step in (1, 5, 11):
+            passage = TEXTS[(place + step) % len(TEXTS)]
+            first = ids_of(prompts["query"] + query)[: recipe.max_tokens * 3 // 4]
+            first = first if begin == pad else [begin, *first]
+            second = between + ids_of(prompts["passage"] + passage)[: recipe.max_tokens]
+            pairs.append((query, passage))
+            found.append(first + second[: recipe.max_tokens + len(behind) - len(first)] + behind)
     return pairs, found
 
 

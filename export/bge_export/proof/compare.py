@@ -34,6 +34,9 @@ TINY_SCORE = 1e-6
 PREFIXES = 3
 """So many texts of a decoder are also given with their first half as a prefix."""
 
+PAIRS = 12
+"""So many pairs are also scored from their texts, as users have them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Expected:
@@ -64,7 +67,7 @@ def compare(model: Embedder | Reranker, expected: Expected, limits: Limits, *, p
         for head, theirs in wanted.items()
     }
     pooled = whole.of_pooled
-    for places, vectors in _other_ways(model, expected.token_ids):
+    for places, vectors in _other_ways(model, expected):
         among_all = wanted[pooled].copy()  # a score's error is relative to the largest score of all
         among_all[places] = vectors
         again = errors_of(HEADS[pooled].gives, among_all, wanted[pooled], limits.of(pooled)[0])
@@ -120,11 +123,9 @@ def open_model(folder: Path) -> Embedder | Reranker:
     return (Reranker if SCORE in Bundle.open(folder).outputs else Embedder).open(folder)
 
 
-def _other_ways(
-    model: Embedder | Reranker, token_ids: Sequence[NDArray[np.int64]]
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+def _other_ways(model: Embedder | Reranker, expected: Expected) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
     """Dense vectors that come another way through the graph, with their places: alone, and behind a prefix."""
-    bundle = model.bundle
+    bundle, token_ids = model.bundle, expected.token_ids
     pooled = VectorOptions(heads=(bundle.of_pooled,))
 
     def dense(places: list[int]) -> NDArray[np.float32]:
@@ -142,7 +143,10 @@ def _other_ways(
             for start in range(0, len(short), size):
                 places = short[start : start + size]
                 yield places, dense(places)
-    if isinstance(model, Embedder) and bundle.causal and bundle.layout != "whole":
+    if isinstance(model, Reranker):
+        texts = expected.texts[:PAIRS]
+        yield list(range(len(texts))), model.score(texts, progress=False)  # behind a query that is computed once
+    elif bundle.causal and bundle.layout != "whole":
         for index in sorted(short, key=lambda index: len(token_ids[index]))[-PREFIXES:]:
             ids = token_ids[index]
             prefix = Prefix.of_token_ids(model, "", ids[: len(ids) // 2])

@@ -113,7 +113,7 @@ def _load(module: torch.nn.Module, name: str, read: Read, dtype: torch.dtype, de
 
 def _window(config: Any, number: int) -> int | None:
     types: Sequence[str] | None = getattr(config, "layer_types", None)
-    return None if types and types[number] == "full_attention" else config.sliding_window
+    return None if types and types[number] == "full_attention" else getattr(config, "sliding_window", None)
 
 
 def _mask(tokens: int, window: int | None) -> torch.Tensor:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from bge_export.checkpoint.config import read_json
 from bge_export.checkpoint.files import model_folder
 from bge_export.checkpoint.heads import FILES
-from bge_export.checkpoint.modules import Dense, width_of
+from bge_export.checkpoint.modules import Dense, WordLogit, width_of
 from bge_export.checkpoint.pytorch import encoder
 from bge_export.checkpoint.recipe import Recipe
 from bge_export.checkpoint.tokenizer import load_tokenizer
@@ -51,8 +51,10 @@ def embed(
             layerwise.last_states(folder, group, lowering=lowering, progress=progress) for group in _groups(token_ids)
         ]
         layerwise.free_device()  # for the bundle, which is another process's
-        dense = _unit(torch.from_numpy(np.concatenate(states)), recipe).numpy()
-        return Embeddings(count=len(token_ids), by_head={of_pooled(recipe.heads): dense})
+        steps = _steps(folder, recipe, None)  # of language models no target rounds these
+        with torch.inference_mode():
+            dense = _unit(steps(torch.from_numpy(np.concatenate(states))), recipe).numpy()
+        return Embeddings(count=len(token_ids), by_head=_by_pooled(recipe, dense))
     tokenizer = load_tokenizer(folder)
     dtype, device = layerwise.place_of(lowering)
     model = encoder(folder, dtype).to(device)
@@ -84,9 +86,13 @@ def embed(
                     else:
                         of_tokens[head][row] = _unit(outputs[1:], recipe).cpu().numpy()
             bar.update(len(batch.rows))
-    pooled = of_pooled(recipe.heads)
-    found = dense[:, 0] if HEADS[pooled].gives == "score" else dense
-    return Embeddings(count=len(token_ids), by_head={pooled: found, **of_tokens})
+    return Embeddings(count=len(token_ids), by_head={**_by_pooled(recipe, dense), **of_tokens})
+
+
+def _by_pooled(recipe: Recipe, pooled: NDArray[np.float32]) -> dict[str, Any]:
+    """The head that is made of the pooled vectors (N, D), or scores (N, 1)."""
+    head = of_pooled(recipe.heads)
+    return {head: pooled[:, 0] if HEADS[head].gives == "score" else pooled}
 
 
 def _round(model: Any, rounding: Rounding, *, typed: bool) -> None:
@@ -179,6 +185,11 @@ def _steps(folder: Path, recipe: Recipe, rounding: Rounding | None) -> torch.nn.
                 state["weight"] = torch.from_numpy(rounding(names[0], state["weight"].numpy()))
             linear.load_state_dict(state)
             layers += [linear, ACTIVATIONS[step.activation]]
+        elif isinstance(step, WordLogit):
+            row = torch.nn.Linear(step.inputs, 1, bias=False)
+            values = weights.read(step.table, rows=slice(step.token, step.token + 1))
+            row.load_state_dict({"weight": torch.from_numpy(values)})
+            layers.append(row)
         else:
             layers.append(UnitLength())
     return torch.nn.Sequential(*layers).eval()
