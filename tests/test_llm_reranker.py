@@ -11,7 +11,8 @@ from bge_export.checkpoint.recipe import Options
 from bge_export.checkpoint.word_logit import PROMPTS
 from bge_export.export import export
 from bge_export.request import Request
-from bge_onnx import CheckpointError, InputError, Reranker
+from bge_onnx import BundleError, CheckpointError, InputError, Reranker
+from bge_onnx.flag import FlagAutoReranker, FlagLLMReranker, FlagReranker
 from test_decoders import CONFIGS, write_decoder
 
 SCORE = Options(heads=("score",))
@@ -174,3 +175,30 @@ def test_no_language_model(checkpoint, tmp_path):
     folder = write_decoder(tmp_path / "checkpoint", config_of("gemma", architectures=["GemmaModel"]))
     with pytest.raises(CheckpointError, match="expected a language model"):
         exported(folder, tmp_path / "bundle")
+
+
+def test_flagembeddings_class(checkpoint, bundle, reranker):
+    """The same scores, one pair or many; another prompt and other instructions; an adapter is refused."""
+    flag = FlagAutoReranker.from_finetuned(str(bundle.folder))
+    assert isinstance(flag, FlagLLMReranker)
+    wanted = reranker.score(PAIRS, max_tokens=512)
+    assert flag.compute_score([list(pair) for pair in PAIRS]) == wanted.tolist()
+    assert flag.compute_score(PAIRS[0]) == wanted[:1].tolist()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
+    prompted = FlagLLMReranker(str(bundle.folder), prompt="Is it?", max_length=64)
+    assert prompted.compute_score(PAIRS[:2]) != wanted[:2].tolist()
+    assert prompted.compute_score(PAIRS[:2]) == flag.compute_score(PAIRS[:2], prompt="Is it?", max_length=64)
+    ids = joined(tokenizer, PAIRS[0], 64, prompt="Is it?")
+    pairs = type(reranker.pairs).prompted(
+        reranker.tokenizer, bundle.special_ids, {**bundle.prompts, "behind": "Is it?"}
+    )
+    assert pairs.encode(PAIRS[:1], max_tokens=64, query_max_tokens=None)[0].tolist() == ids
+    other = FlagLLMReranker(str(bundle.folder), query_instruction_for_rerank="q: ")
+    assert other.compute_score(PAIRS[0]) != wanted[:1].tolist()
+    with pytest.raises(InputError, match="peft_path: expected None"):
+        FlagLLMReranker(str(bundle.folder), peft_path="adapter")
+
+
+def test_the_other_class_says_so(bundle):
+    with pytest.raises(BundleError, match="Use FlagLLMReranker"):
+        FlagReranker(str(bundle.folder))

@@ -293,6 +293,8 @@ def test_flagembeddings_class(bundle, reranker):
     assert shares == reranker.score([PAIRS[0]], normalize=True, max_tokens=limit).tolist()
     assert flag.compute_score(PAIRS[:1], max_length=20, query_max_length=4, normalize=True)[0] > 0
     with pytest.raises(InputError, match="model_class: expected one of encoder-only-base"):
+        FlagAutoReranker.from_finetuned(str(bundle.folder), model_class="decoder-only-layerwise")
+    with pytest.raises(BundleError, match="Use FlagReranker"):
         FlagAutoReranker.from_finetuned(str(bundle.folder), model_class="decoder-only-base")
 
 

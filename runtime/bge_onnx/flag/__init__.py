@@ -13,7 +13,7 @@ from bge_onnx.flag.auto import FlagAutoModel
 from bge_onnx.flag.decoder import FlagICLModel, FlagLLMModel
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel
-from bge_onnx.flag.reranker import FlagAutoReranker, FlagReranker
+from bge_onnx.flag.reranker import FlagAutoReranker, FlagLLMReranker, FlagReranker
 
 __all__ = [
     "BGEM3FlagModel",
@@ -21,6 +21,7 @@ __all__ = [
     "FlagAutoReranker",
     "FlagICLModel",
     "FlagLLMModel",
+    "FlagLLMReranker",
     "FlagModel",
     "FlagReranker",
 ]

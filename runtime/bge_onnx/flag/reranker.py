@@ -1,14 +1,18 @@
-"""FlagEmbedding's FlagReranker: scores of pairs, by a cross-encoder."""
+"""FlagEmbedding's FlagReranker and FlagLLMReranker: scores of pairs, by a cross-encoder or a language model."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bge_onnx.errors import InputError, ProviderError
+from bge_onnx.bundle.bundle import Bundle
+from bge_onnx.bundle.hub import find_bundle
+from bge_onnx.errors import BundleError, InputError, ProviderError
 from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, Devices, refuse
 from bge_onnx.flag.flag_tokenizer import FlagTokenizer
 from bge_onnx.reranker import Reranker
+from bge_onnx.text.pair_tokens import BEHIND, PairTokens
 
 Pair = tuple[str, str] | list[str]
 
@@ -40,7 +44,7 @@ class FlagReranker:
     ) -> None:
         del trust_remote_code  # a bundle holds no code
         refuse(kwargs)
-        self.reranker = Reranker.open(model_name_or_path, cache_dir=cache_dir)
+        self.reranker = self._open(model_name_or_path, cache_dir)
         self.model_name_or_path = model_name_or_path
         self.use_fp16 = use_fp16
         self.query_instruction_for_rerank = query_instruction_for_rerank
@@ -56,6 +60,9 @@ class FlagReranker:
         self.normalize = normalize
         self.kwargs = kwargs
         self.target_devices = self._target_devices(devices)
+
+    def _open(self, name: str, cache_dir: str | None) -> Reranker:
+        return _of_kind(Reranker.open(name, cache_dir=cache_dir), causal=False)
 
     @property
     def model(self) -> Reranker:
@@ -90,8 +97,18 @@ class FlagReranker:
         """As `compute_score`, without instructions. The bundle runs on its own devices: `device` chooses nothing."""
         del device
         refuse(kwargs)
+        return self._scores(self.reranker, sentence_pairs, query_max_length, max_length, normalize)
+
+    def _scores(
+        self,
+        reranker: Reranker,
+        sentence_pairs: Sequence[Pair] | Pair,
+        query_max_length: int | None,
+        max_length: int | None,
+        normalize: bool | None,
+    ) -> list[float]:
         pairs: Any = [sentence_pairs] if sentence_pairs and isinstance(sentence_pairs[0], str) else sentence_pairs
-        scores: list[float] = self.reranker.score(
+        scores: list[float] = reranker.score(
             [tuple(pair) if isinstance(pair, list) else pair for pair in pairs],
             normalize=self.normalize if normalize is None else normalize,
             max_tokens=self.max_length if max_length is None else max_length,
@@ -136,7 +153,97 @@ class FlagReranker:
         return names
 
 
-CLASSES = {"encoder-only-base": FlagReranker}
+class FlagLLMReranker(FlagReranker):
+    """Scores of a language model, with FlagEmbedding's arguments.
+
+    Mirrors https://github.com/FlagOpen/FlagEmbedding/blob/7ed43d67ec03fbe5c31c0992dbfa941fb1860549/FlagEmbedding/inference/reranker/decoder_only/base.py
+    `prompt` stands behind each pair; None for the bundle's. `use_fp16` and `use_bf16` change nothing, as a bundle has
+    one precision. Raises like FlagReranker. InputError: `peft_path`, which has to be merged before an export.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        peft_path: str | None = None,
+        use_fp16: bool = False,
+        use_bf16: bool = False,
+        query_instruction_for_rerank: str = "A: ",
+        query_instruction_format: str = "{}{}",
+        passage_instruction_for_rerank: str = "B: ",
+        passage_instruction_format: str = "{}{}",
+        cache_dir: str | None = None,
+        trust_remote_code: bool = False,
+        devices: Devices = None,
+        prompt: str | None = None,
+        batch_size: int = 128,
+        query_max_length: int | None = None,
+        max_length: int = 512,
+        normalize: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if peft_path is not None:
+            raise InputError(
+                "peft_path: expected None, as a bundle's weights are fixed, found a path.\n"
+                "    Merge the adapter into its model and export that."
+            )
+        super().__init__(
+            model_name_or_path=model_name_or_path,
+            use_fp16=use_fp16,
+            query_instruction_for_rerank=query_instruction_for_rerank,
+            query_instruction_format=query_instruction_format,
+            passage_instruction_for_rerank=passage_instruction_for_rerank,
+            passage_instruction_format=passage_instruction_format,
+            trust_remote_code=trust_remote_code,
+            cache_dir=cache_dir,
+            devices=devices,
+            batch_size=batch_size,
+            query_max_length=query_max_length,
+            max_length=max_length,
+            normalize=normalize,
+            **kwargs,
+        )
+        self.use_bf16 = use_bf16
+        self.prompt = prompt
+
+    def _open(self, name: str, cache_dir: str | None) -> Reranker:
+        return _of_kind(Reranker.open(name, cache_dir=cache_dir), causal=True)
+
+    def compute_score_single_gpu(
+        self,
+        sentence_pairs: Sequence[Pair] | Pair,
+        batch_size: int | None = None,  # noqa: ARG002 - as FlagReranker's
+        query_max_length: int | None = None,
+        max_length: int | None = None,
+        normalize: bool | None = None,
+        device: str | None = None,
+        prompt: str | None = None,
+        use_dataloader: bool = False,  # noqa: ARG002 - batches are made by threads
+        num_workers: int | None = None,  # noqa: ARG002
+        **kwargs: Any,
+    ) -> list[float]:
+        """As `compute_score`, without instructions; `prompt` stands behind each pair."""
+        del device
+        refuse(kwargs)
+        bundle, tokenizer = self.reranker.bundle, self.reranker.tokenizer
+        asked = self.prompt if prompt is None else prompt
+        prompts = {**bundle.prompts, "query": "", "passage": ""} | ({} if asked is None else {BEHIND: asked})
+        pairs = PairTokens.prompted(tokenizer, bundle.special_ids, prompts)
+        asking = dataclasses.replace(self.reranker, pairs=pairs)
+        return self._scores(asking, sentence_pairs, query_max_length, max_length, normalize)
+
+
+def _of_kind(reranker: Reranker, *, causal: bool) -> Reranker:
+    """The reranker. Raises BundleError: it is of the other class."""
+    if reranker.bundle.causal != causal:
+        kinds = {False: ("a cross-encoder", "FlagReranker"), True: ("a language model", "FlagLLMReranker")}
+        raise BundleError(
+            f"{reranker.bundle.folder}: expected {kinds[causal][0]}, found {kinds[not causal][0]}.\n"
+            f"    Use {kinds[not causal][1]}, or FlagAutoReranker.from_finetuned, which finds out."
+        )
+    return reranker
+
+
+CLASSES: dict[str, type[FlagReranker]] = {"encoder-only-base": FlagReranker, "decoder-only-base": FlagLLMReranker}
 
 
 class FlagAutoReranker:
@@ -155,10 +262,12 @@ class FlagAutoReranker:
         trust_remote_code: bool | None = None,
         **kwargs: Any,
     ) -> FlagReranker:
-        """A reranker. Raises InputError: a class other than "encoder-only-base". BundleError: no reranker's bundle."""
+        """A reranker. Raises InputError: a class that we do not have. BundleError: no reranker's bundle."""
         name = getattr(model_class, "value", model_class)
         if name is not None and name not in CLASSES:
             raise InputError(f"model_class: expected one of {', '.join(CLASSES)}, found {model_class!r}.")
-        return CLASSES[name or "encoder-only-base"](
-            model_name_or_path, use_fp16=use_fp16, trust_remote_code=bool(trust_remote_code), **kwargs
-        )
+        if name is None:
+            cache_dir = kwargs.get("cache_dir")
+            causal = Bundle.open(find_bundle(model_name_or_path, revision=None, cache_dir=cache_dir)).causal
+            name = "decoder-only-base" if causal else "encoder-only-base"
+        return CLASSES[name](model_name_or_path, use_fp16=use_fp16, trust_remote_code=bool(trust_remote_code), **kwargs)
