@@ -20,10 +20,10 @@ from bge_export.checkpoint import catalog, heads
 from bge_export.export import export
 from bge_export.models import random_checkpoint
 from bge_export.request import Request
-from bge_onnx import Embedder, flag, reranker
+from bge_onnx import Embedder, flag
 from bge_onnx.bundle.graph_names import SECOND
 from bge_onnx.embed.prefix import Prefix
-from bge_onnx.embed.vectors_of import vectors_of
+from bge_onnx.text.pair_tokens import PairTokens
 
 LIMIT = 2e-5
 TEXTS = [
@@ -143,6 +143,12 @@ def reranker_calls() -> Iterator[Call]:
     yield "compute_score(batch_size=2)", "compute_score", (pairs[:9],), {"batch_size": 2}
 
 
+def llm_reranker_calls() -> Iterator[Call]:
+    """As `reranker_calls`, and with another prompt."""
+    yield from reranker_calls()
+    yield "compute_score(prompt)", "compute_score", (PAIRS,), {"prompt": "Does B answer A?", "max_length": 100}
+
+
 def icl_calls(files: list[list[dict[str, str]]]) -> Callable[[], Iterator[Call]]:
     """Queries zero-shot and behind each of `files`' examples, cut and whole; passages bare."""
 
@@ -168,7 +174,7 @@ def read_examples(folder: Path | None) -> list[list[dict[str, str]]]:
 def our_texts() -> Iterator[set[Ids]]:
     """The token ids of all texts that ours computes, with what a prefix holds of them."""
     seen: set[Ids] = set()
-    run, embed_whole = Embedder.run, Prefix.embed_whole
+    run, embed_whole, encode_apart = Embedder.run, Prefix.embed_whole, PairTokens.encode_apart
 
     def watched_run(self: Embedder, token_ids: Any, wanted: Any, **options: Any) -> Any:
         if options.get("past") is None:
@@ -179,14 +185,15 @@ def our_texts() -> Iterator[set[Ids]]:
         seen.update(tuple(ids.tolist()) for ids in token_ids)
         return embed_whole(self, token_ids, wanted, **options)
 
-    def watched_pairs(bundle: Any, session: Any, token_ids: Any, *arguments: Any, **options: Any) -> Any:
-        seen.update(tuple((ids % SECOND).tolist()) for ids in token_ids)
-        return vectors_of(bundle, session, token_ids, *arguments, **options)
+    def watched_pairs(self: PairTokens, pairs: Any, **options: Any) -> Any:
+        apart = encode_apart(self, pairs, **options)
+        seen.update(tuple((np.concatenate(parts) % SECOND).tolist()) for parts in apart)
+        return apart
 
     with (
         patch.object(Embedder, "run", watched_run),
         patch.object(Prefix, "embed_whole", watched_embed_whole),
-        patch.object(reranker, "vectors_of", watched_pairs),
+        patch.object(PairTokens, "encode_apart", watched_pairs),
     ):
         yield seen
 
@@ -279,6 +286,8 @@ def systems(examples: list[list[dict[str, str]]]) -> list[tuple[str, str, Any, A
 RERANKERS = [
     ("FlagReranker", "bge-reranker-base", reranker_calls, RERANKER_OPTIONS),
     ("FlagAutoReranker", "bge-reranker-v2-m3", reranker_calls, RERANKER_OPTIONS[:1]),
+    ("FlagLLMReranker", "bge-reranker-v2-gemma", llm_reranker_calls, RERANKER_OPTIONS),
+    ("FlagAutoReranker", "bge-reranker-v2-gemma", llm_reranker_calls, RERANKER_OPTIONS[:1]),
 ]
 
 
@@ -305,6 +314,7 @@ def main() -> None:
         "bge-en-icl": MISTRAL,
         "bge-reranker-base": SHRUNK,
         "bge-reranker-v2-m3": SHRUNK,
+        "bge-reranker-v2-gemma": {**GEMMA, "num_key_value_heads": 1},
     }
     if arguments.full:
         chosen = [(name, model, calls, options[:1]) for name, model, calls, options in chosen[:1]]
