@@ -15,6 +15,7 @@ from unittest.mock import patch
 import FlagEmbedding
 import numpy as np
 import torch
+from FlagEmbedding.inference.embedder.model_mapping import AUTO_EMBEDDER_MAPPING
 
 from bge_export.checkpoint import catalog, heads
 from bge_export.export import export
@@ -26,6 +27,7 @@ from bge_onnx.embed.prefix import Prefix
 from bge_onnx.text.pair_tokens import PairTokens
 
 LIMIT = 2e-5
+POOLINGS = {"last_token": "last", "cls": "cls", "mean": "mean"}
 TEXTS = [
     "What is BGE M3?",
     "",
@@ -291,6 +293,24 @@ RERANKERS = [
 ]
 
 
+def catalog_agrees() -> bool:
+    """Whether FlagEmbedding's table of names has our poolings and templates, where we have the model."""
+    passed, left_out = True, []
+    for name, theirs in AUTO_EMBEDDER_MAPPING.items():
+        entry = catalog.find(name)
+        if entry is None:
+            left_out.append(name)
+            continue
+        found = (POOLINGS[theirs.pooling_method.value], theirs.query_instruction_format)
+        ours = (entry.pooling, entry.template or "{}{}")
+        if found != ours:
+            passed = False
+            print(f"{name}: FlagEmbedding has {found}, the catalog {ours}   DIFFERS")
+    print(f"{len(AUTO_EMBEDDER_MAPPING) - len(left_out)} names have FlagEmbedding's pooling and template.")
+    print(f"Not in the catalog: {', '.join(left_out)}")
+    return passed
+
+
 def opened(module: Any, name: str, folder: Path, options: dict[str, Any]) -> Any:
     found = getattr(module, name)
     return (found.from_finetuned if name.startswith("FlagAuto") else found)(str(folder), devices="cpu", **options)
@@ -305,7 +325,7 @@ def main() -> None:
     parser.add_argument("--rerankers", action="store_true", help="these alone, in an environment with transformers 4")
     parser.add_argument("--only", help="models whose names begin so")
     arguments = parser.parse_args()
-    passed = True
+    passed = catalog_agrees()
     chosen = RERANKERS if arguments.rerankers else systems(read_examples(arguments.examples))
     changes = {
         "bge-small-en-v1.5": BERT,

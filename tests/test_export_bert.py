@@ -202,10 +202,12 @@ def test_the_catalog_knows_all_models():
     }
     pinned = {*names, "bge-m3", "bge-en-icl", "bge-multilingual-gemma2"}
     others = {"bge-large-zh-noinstruct", "bge-m3-unsupervised", "bge-code-v1", "Qwen3-Embedding-0.6B"}
-    others |= {f"bge-reranker-{size}" for size in ("base", "large", "v2-m3")}
-    assert {entry.short_name for entry in catalog.ENTRIES} == pinned | others
+    others |= {f"bge-reranker-{size}" for size in ("base", "large", "v2-m3", "v2-gemma")}
+    found = {entry.short_name for entry in catalog.ENTRIES if entry not in catalog.OTHERS}
+    assert found == pinned | others
+    assert len({entry.short_name for entry in catalog.ENTRIES}) == len(catalog.ENTRIES)
     assert len({entry.revision for entry in catalog.ENTRIES if entry.short_name in pinned}) == 15
-    assert {entry.licence for entry in catalog.ENTRIES} == {"mit", "apache-2.0", "gemma"}
+    assert {entry.licence for entry in catalog.ENTRIES} == {"mit", "apache-2.0", "gemma", "cc-by-nc-4.0"}
     lengths = {entry.short_name: len(entry.revision) for entry in catalog.ENTRIES}
     assert lengths == {name: 40 if name in pinned else len("main") for name in lengths}
     prompts = {entry.short_name: entry.query_prompt for entry in catalog.ENTRIES}
@@ -222,8 +224,8 @@ def test_catalog_sizes_give_the_published_parameters(entry):
     config = {key: value for key, value in entry.config.items() if key in model.Config.__dataclass_fields__}
     shapes = model.weight_shapes(model.Config(**config))
     width = entry.config["hidden_size"]
-    pooler = width * width + width if entry.pooling == "cls" else 0  # a reranker's hidden layer has as many
-    score = width + 1 if "score" in entry.heads else 0
+    pooler = 0 if model.causal else width * width + width  # a reranker's hidden layer has as many
+    score = width + 1 if "score" in entry.heads and not model.causal else 0
     assert sum(int(np.prod(shape)) for shape in shapes.values()) + pooler + score == entry.parameters
 
 

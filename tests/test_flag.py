@@ -308,3 +308,27 @@ def test_all_gpus_are_taken(monkeypatch, tmp_path, visible, folders, wanted):
         (tmp_path / f"0000:0{number}:00.0").mkdir()
     monkeypatch.setattr(cuda, "DRIVER", tmp_path)
     assert cuda.device_count() == wanted
+
+
+def test_templates_and_prompts_of_other_publishers(tmp_path):
+    """The catalog's template stands in the bundle: of FlagAutoModel's queries, and of a task for `embed`."""
+    from bge_export.export import export
+    from bge_export.request import Request
+    from bge_onnx import Embedder
+    from bge_onnx.flag import FlagAutoModel
+    from test_decoders import CONFIGS, write_decoder
+    from tiny import write_checkpoint
+
+    folder = write_decoder(tmp_path / "mistral", CONFIGS["mistral"])
+    request = Request(model="e5-mistral-7b-instruct", target="cpu-fp32", checkpoint=folder, check=False)
+    bundle = export(request, tmp_path / "instructed")
+    assert bundle.prompts == {"query": "", "passage": "", "task": "Instruct: {}\nQuery: {}"}
+    assert Embedder.open(bundle.folder).task_prompt("Find it.") == "Instruct: Find it.\nQuery: "
+    model = FlagAutoModel.from_finetuned(str(bundle.folder), query_instruction_for_retrieval="Find it.")
+    found = model.encode_queries(["what is tea"])
+    np.testing.assert_array_equal(found, model.encode(["Instruct: Find it.\nQuery: what is tea"]))
+    request = Request(
+        model="e5-small-v2", target="cpu-fp32", checkpoint=write_checkpoint(tmp_path / "bert"), check=False
+    )
+    bundle = export(request, tmp_path / "e5")
+    assert (bundle.pooling, bundle.prompts) == ("mean", {"query": "query: ", "passage": "passage: "})

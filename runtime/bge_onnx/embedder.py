@@ -19,7 +19,7 @@ from bge_onnx.embed.prefix import Prefix
 from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BundleError, InputError
 from bge_onnx.run.session import KeysValues, Session
-from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
+from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, TASK, Prompt, examples_text
 from bge_onnx.text.mcls import insert_cls
 from bge_onnx.text.tokenizer import Tokenizer, check_token_ids, windows
 from bge_onnx.vectors.embeddings import Embeddings, VectorOptions, Vectors, heads_of
@@ -276,16 +276,18 @@ class Embedder:
         return self.bundle.causal and self.tokenizer.backend.token_to_id(RESPONSE) is not None
 
     def task_prompt(self, instruction: str) -> str:
-        """The task as text in front of a query, in bge-multilingual-gemma2's format: the `prompt` for `embed`.
+        """The task as text in front of a query, in the model's own format: the `prompt` for `embed`.
 
         Raises InputError: a model that takes no task.
         """
-        if not self.bundle.causal or self.tokenizer.backend.token_to_id(QUERY) is None:
+        marked = self.bundle.causal and self.tokenizer.backend.token_to_id(QUERY) is not None
+        template = self.bundle.prompts.get(TASK) or (QUERY_FORMAT if marked else None)
+        if template is None:
             raise InputError(
-                f"instruction: expected a bundle of a model with tasks, whose tokenizer has {QUERY}, found "
-                f"{self.bundle.name}.\n    Others have an instruction of their own: bge embed --query."
+                f"instruction: expected a bundle of a model with tasks, known by its name or by {QUERY} in its "
+                f"tokenizer, found {self.bundle.name}.\n    Others have an instruction of their own: bge embed --query."
             )
-        return QUERY_FORMAT.format(instruction, "")
+        return template.format(instruction, "")
 
     def warm_up(self) -> None:
         """Load the graph and run it once, on GPUs in each size that is replayed: later dense vectors need not wait."""

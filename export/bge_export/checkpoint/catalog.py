@@ -15,15 +15,24 @@ CHINESE = "为这个句子生成表示以用于检索相关文章："
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One published model. `revision` pins the commit of its Hub repository."""
+    """One published model.
+
+    revision    of its Hub repository: a commit, or "main" where none is known to us
+    parameters  pooler included, as published
+    config      what --random-weights builds
+    template    of a task's instruction and a query, where queries have one
+    lower_case  of its tokenizer
+    """
 
     repository: str
     revision: str
     licence: str
-    parameters: int  # pooler included, as published
-    config: dict[str, Any]  # what --random-weights builds
-    query_prompt: str
-    lower_case: bool  # of its tokenizer
+    parameters: int
+    config: dict[str, Any]
+    query_prompt: str = ""
+    passage_prompt: str = ""
+    template: str = ""
+    lower_case: bool = False
     pooling: Pooling = "cls"
     normalize: bool = True
     max_tokens: int = 512
@@ -42,6 +51,8 @@ SIZES = {
     "base": (768, 12, 12, 3072),
     "large": (1024, 24, 16, 4096),
 }
+MARKED_TEMPLATE = "<instruct>{}\n<query>{}"
+INSTRUCT_TEMPLATE = "Instruct: {}\nQuery: {}"
 
 
 def _bert(name: str, revision: str, parameters: int) -> Entry:
@@ -90,8 +101,6 @@ BGE_M3 = Entry(
         "pad_token_id": 1,
         "hidden_act": "gelu",
     },
-    query_prompt="",
-    lower_case=False,
     max_tokens=8192,
     heads=("dense", "sparse", "colbert"),
 )
@@ -116,8 +125,7 @@ BGE_EN_ICL = Entry(
         "hidden_act": "silu",
         "dtype": "bfloat16",  # half the disk; BAAI's is float32
     },
-    query_prompt="",  # made of an instruction and examples
-    lower_case=False,
+    template=MARKED_TEMPLATE,  # behind examples, if there are any
     pooling="last",
     max_tokens=32768,
 )
@@ -145,8 +153,8 @@ BGE_GEMMA2 = Entry(
         "hidden_activation": "gelu_pytorch_tanh",
         "dtype": "bfloat16",
     },
+    template=MARKED_TEMPLATE,
     query_prompt="<instruct>Given a web search query, retrieve relevant passages that answer the query.\n<query>",
-    lower_case=False,
     pooling="last",
     max_tokens=8192,
 )
@@ -154,7 +162,7 @@ BGE_GEMMA2 = Entry(
 
 BGE_CODE = Entry(
     repository="BAAI/bge-code-v1",
-    revision="main",  # no commit is known to us
+    revision="main",
     licence="apache-2.0",
     parameters=1_543_714_304,
     config={
@@ -170,15 +178,14 @@ BGE_CODE = Entry(
         "rope_theta": 1000000.0,
         "hidden_act": "silu",
     },
-    query_prompt="",  # a task's instruction, as <instruct>{}\n<query>{}
-    lower_case=False,
+    template=MARKED_TEMPLATE,
     pooling="last",
     max_tokens=32768,
 )
 
 QWEN3_EMBEDDING = Entry(
     repository="Qwen/Qwen3-Embedding-0.6B",
-    revision="main",  # no commit is known to us
+    revision="main",
     licence="apache-2.0",
     parameters=595_776_512,
     config={
@@ -197,31 +204,35 @@ QWEN3_EMBEDDING = Entry(
         "dtype": "bfloat16",
     },
     query_prompt="Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:",
-    lower_case=False,
+    template="Instruct: {}\nQuery:{}",  # without a space
     pooling="last",
     max_tokens=32768,
 )
 
 
-def _reranker(name: str, parameters: int, *, size: str, tokens: int, licence: str = "mit") -> Entry:
+def _xlm_roberta(size: str, tokens: int = 512) -> dict[str, Any]:
     width, layers, heads, inner = SIZES[size]
+    return {
+        **BGE_M3.config,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "max_position_embeddings": tokens + 2,
+    }
+
+
+def _reranker(repository: str, parameters: int, *, size: str, tokens: int = 512, licence: str = "mit") -> Entry:
     return Entry(
-        repository=f"BAAI/{name}",
-        revision="main",  # no commit is known to us
+        repository=repository,
+        revision="main",
         licence=licence,
         parameters=parameters,
         config={
-            **BGE_M3.config,
+            **_xlm_roberta(size, tokens),
             "architectures": ["XLMRobertaForSequenceClassification"],
             "id2label": {"0": "LABEL_0"},
-            "hidden_size": width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "intermediate_size": inner,
-            "max_position_embeddings": tokens + 2,
         },
-        query_prompt="",
-        lower_case=False,
         normalize=False,
         max_tokens=tokens,
         heads=("score",),
@@ -230,7 +241,7 @@ def _reranker(name: str, parameters: int, *, size: str, tokens: int, licence: st
 
 BGE_RERANKER_GEMMA = Entry(
     repository="BAAI/bge-reranker-v2-gemma",
-    revision="main",  # no commit is known to us
+    revision="main",
     licence="apache-2.0",
     parameters=2_506_172_416,
     config={
@@ -249,12 +260,122 @@ BGE_RERANKER_GEMMA = Entry(
         "hidden_act": "gelu",
         "dtype": "bfloat16",  # half the disk; BAAI's is float32
     },
-    query_prompt="",  # FlagEmbedding's "A: "
-    lower_case=False,
     pooling="last",
     normalize=False,
     max_tokens=1024,  # as it was trained; a question stands behind
     heads=("score",),
+)
+
+QWEN3_SIZES = {"4B": (2560, 9728), "8B": (4096, 12288)}  # hidden_size, intermediate_size; all have 36 layers
+
+
+def _qwen3(repository: str, parameters: int, *, size: str, vocabulary: int, template: str) -> Entry:
+    width, inner = QWEN3_SIZES[size]
+    config = {
+        **QWEN3_EMBEDDING.config,
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "intermediate_size": inner,
+    }
+    return dataclasses.replace(
+        QWEN3_EMBEDDING, repository=repository, parameters=parameters, config=config, template=template
+    )
+
+
+def _e5(name: str, parameters: int) -> Entry:
+    """An English E5: mean pooling, a word in front of either side."""
+    found = _bert(f"bge-{name.split('-')[1]}-en", "main", parameters)
+    return dataclasses.replace(
+        found, repository=f"intfloat/{name}", pooling="mean", query_prompt="query: ", passage_prompt="passage: "
+    )
+
+
+def _multilingual_e5(size: str, parameters: int) -> Entry:
+    small = {**_bert("bge-small-en", "", 0).config, "vocab_size": 250037}  # a BERT with XLM-R's tokenizer
+    return Entry(
+        repository=f"intfloat/multilingual-e5-{size}",
+        revision="main",
+        licence="mit",
+        parameters=parameters,
+        config=small if size == "small" else _xlm_roberta(size),
+        query_prompt="query: ",
+        passage_prompt="passage: ",
+        pooling="mean",
+    )
+
+
+def _mistral(repository: str, licence: str) -> Entry:
+    """A Mistral of 7 billion parameters that takes a task's instruction."""
+    config = {**BGE_EN_ICL.config, "vocab_size": 32000}
+    return dataclasses.replace(
+        BGE_EN_ICL,
+        repository=repository,
+        revision="main",
+        licence=licence,
+        parameters=7_110_660_096,
+        config=config,
+        template=INSTRUCT_TEMPLATE,
+        max_tokens=4096,
+    )
+
+
+def _gte(size: str, parameters: int, *, chinese: bool = False) -> Entry:
+    found = _bert(f"bge-{size}-{'zh' if chinese else 'en'}", "main", parameters)
+    return dataclasses.replace(
+        found,
+        repository=f"thenlper/gte-{size}{'-zh' if chinese else ''}",
+        pooling="cls" if chinese else "mean",
+        query_prompt="",
+    )
+
+
+E5_LARGE_MULTILINGUAL = _multilingual_e5("large", 559_890_432)
+OTHERS = (
+    # What FlagEmbedding's AUTO_EMBEDDER_MAPPING has besides, of architectures that we know. Left out: gte-Qwen2 and
+    # gte-Qwen1.5, whose attention looks ahead, and gte-multilingual and gte-en-v1.5, whose code is their own.
+    dataclasses.replace(
+        _bert("bge-base-en", "main", 109_482_240), repository="BAAI/llm-embedder", query_prompt=""
+    ),  # each task has instructions of its own
+    dataclasses.replace(BGE_M3, repository="BAAI/bge-m3-retromae", revision="main", heads=("dense",)),
+    _qwen3(
+        "BAAI/bge-reasoner-embed-qwen3-8b-0923", 7_568_405_504, size="8B", vocabulary=151936, template=INSTRUCT_TEMPLATE
+    ),
+    _qwen3("Qwen/Qwen3-Embedding-4B", 4_021_774_336, size="4B", vocabulary=151665, template=QWEN3_EMBEDDING.template),
+    _qwen3("Qwen/Qwen3-Embedding-8B", 7_567_295_488, size="8B", vocabulary=151665, template=QWEN3_EMBEDDING.template),
+    *(
+        _e5(f"e5-{size}{version}", parameters)
+        for version in ("", "-v2")
+        for size, parameters in (("small", 33_360_000), ("base", 109_482_240), ("large", 335_141_888))
+    ),
+    _multilingual_e5("small", 117_653_760),
+    _multilingual_e5("base", 278_043_648),
+    E5_LARGE_MULTILINGUAL,
+    dataclasses.replace(
+        E5_LARGE_MULTILINGUAL,
+        repository="intfloat/multilingual-e5-large-instruct",
+        query_prompt="",
+        passage_prompt="",
+        template=INSTRUCT_TEMPLATE,
+    ),
+    _mistral("intfloat/e5-mistral-7b-instruct", "mit"),
+    _mistral("Salesforce/SFR-Embedding-Mistral", "cc-by-nc-4.0"),
+    _mistral("Salesforce/SFR-Embedding-2_R", "cc-by-nc-4.0"),
+    _mistral("Linq-AI-Research/Linq-Embed-Mistral", "cc-by-nc-4.0"),
+    _gte("small", 33_360_000),
+    _gte("base", 109_482_240),
+    _gte("large", 335_141_888),
+    _gte("base", 102_267_648, chinese=True),
+    _gte("large", 325_522_432, chinese=True),
+    Entry(
+        repository="maidalun1020/bce-embedding-base_v1",
+        revision="main",
+        licence="apache-2.0",
+        parameters=278_043_648,
+        config=_xlm_roberta("base"),
+    ),
+    _reranker("maidalun1020/bce-reranker-base_v1", 278_044_417, size="base", licence="apache-2.0"),
 )
 
 # Revisions: embeddings-benchmark/mteb, mteb/models/bge_models.py, the registry of what was evaluated.
@@ -281,9 +402,10 @@ ENTRIES = (
     BGE_CODE,
     QWEN3_EMBEDDING,
     BGE_RERANKER_GEMMA,
-    _reranker("bge-reranker-base", 278_044_417, size="base", tokens=512),
-    _reranker("bge-reranker-large", 559_891_457, size="large", tokens=512),
-    _reranker("bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),
+    _reranker("BAAI/bge-reranker-base", 278_044_417, size="base"),
+    _reranker("BAAI/bge-reranker-large", 559_891_457, size="large"),
+    _reranker("BAAI/bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),
+    *OTHERS,
 )
 
 

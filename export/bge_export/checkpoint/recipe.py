@@ -18,6 +18,7 @@ from bge_onnx.bundle.heads import FIRST, SCORE
 from bge_onnx.bundle.records import Similarity
 from bge_onnx.errors import CheckpointError
 from bge_onnx.files.json_file import shortened
+from bge_onnx.text.examples import TASK
 
 # Arguments in sentence_bert_config.json, in both spellings, that do not change the vectors.
 HARMLESS_ARGUMENTS = {
@@ -201,11 +202,13 @@ def _prompts(folder: Path, entry: Entry | None, options: Options, modules: Modul
             f"{quoted(default)}.\n    Set it to null, or add that prompt."
         )
     query = stored.get("query") or modules.prompts.get("query") or (entry.query_prompt if entry else "")
-    passage = stored.get("document") or modules.prompts.get("passage") or ""
+    passage = stored.get("document") or modules.prompts.get("passage") or (entry.passage_prompt if entry else "")
     prompts = {
         "query": query if options.query_prompt is None else options.query_prompt,
         "passage": passage if options.passage_prompt is None else options.passage_prompt,
     }
+    if entry and entry.template:
+        prompts[TASK] = entry.template
     for kind, prompt in prompts.items():
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise CheckpointError(f"{path}: expected whole characters in the {kind} prompt, found {quoted(prompt)}.")

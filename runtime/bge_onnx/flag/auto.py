@@ -11,7 +11,7 @@ from bge_onnx.flag.abs_embedder import Devices
 from bge_onnx.flag.decoder import FlagICLModel, FlagLLMModel
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel
-from bge_onnx.text.examples import QUERY_FORMAT
+from bge_onnx.text.examples import QUERY_FORMAT, TASK
 
 WITH_TASKS = ("BAAI/bge-en-icl", "BAAI/bge-multilingual-gemma2")
 Model = FlagModel | BGEM3FlagModel | FlagLLMModel | FlagICLModel
@@ -53,7 +53,7 @@ class FlagAutoModel:
         """A model with FlagEmbedding's arguments.
 
         model_class  "encoder-only-base", "encoder-only-m3", "decoder-only-base", "decoder-only-icl", or FlagEmbedding's
-                     enumeration; None: the bundle decides, and a decoder's template is bge-en-icl's and Gemma2's
+                     enumeration; None: the bundle decides, and queries have their model's template
         Raises InputError, a ValueError: another class. BundleError: no such bundle.
         """
         name = getattr(model_class, "value", model_class)
@@ -61,12 +61,13 @@ class FlagAutoModel:
             raise InputError(f"model_class: expected one of {', '.join(CLASSES)}, found {model_class!r}.")
         bundle = Bundle.open(find_bundle(model_name_or_path, cache_dir=more.get("cache_dir")))
         template = "{}{}"
-        if bundle.causal and name is None:
-            template = QUERY_FORMAT
-            if bundle.model not in WITH_TASKS and query_instruction_format is None:
+        if name is None:
+            known = QUERY_FORMAT if bundle.model in WITH_TASKS else "" if bundle.causal else template
+            template = bundle.prompts.get(TASK) or known
+            if not template and query_instruction_format is None:
                 raise InputError(
                     f"query_instruction_format: expected the template of {bundle.model}'s queries, found none.\n"
-                    f"    It is known of {' and '.join(WITH_TASKS)} only."
+                    "    It is known of the models that `bge-export list` names."
                 )
         return CLASSES[name or _fitting(bundle)](
             model_name_or_path,
