@@ -28,9 +28,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "embed": {"errors", "bundle", "text", "run", "vectors"},
         "embedder": {"errors", "bundle", "text", "run", "vectors", "embed"},
         "reranker": {"errors", "bundle", "text", "run", "vectors", "embed"},
+        "model": {"bundle", "embedder", "reranker"},
         "bge_onnx": {"errors", "bundle", "vectors", "embedder", "reranker"},
         "flag": {"errors", "bundle", "text", "run", "vectors", "embed", "embedder", "reranker"},
-        "cli": {"errors", "files", "bundle", "run", "vectors", "embed", "embedder", "reranker"},
+        "cli": {"errors", "files", "bundle", "run", "vectors", "embed", "embedder", "reranker", "model"},
     },
     "bge_export": {
         "bge_export": set(),

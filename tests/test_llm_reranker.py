@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 
 from bge_export.checkpoint.recipe import Options
 from bge_export.checkpoint.word_logit import PROMPTS
+from bge_export.cli.main import cli as export_cli
 from bge_export.export import export
 from bge_export.request import Request
 from bge_onnx import BundleError, CheckpointError, InputError, Reranker
+from bge_onnx.cli.main import cli
 from bge_onnx.flag import FlagAutoReranker, FlagLLMReranker, FlagReranker
 from test_decoders import CONFIGS, write_decoder
 
@@ -202,3 +205,20 @@ def test_flagembeddings_class(checkpoint, bundle, reranker):
 def test_the_other_class_says_so(bundle):
     with pytest.raises(BundleError, match="Use FlagLLMReranker"):
         FlagReranker(str(bundle.folder))
+
+
+def test_the_command(checkpoint, tmp_path):
+    """`--heads score` exports, beside other heads it is refused; `bge rank` and `bge info` read the bundle."""
+    out, passages = tmp_path / "bundle", tmp_path / "passages.txt"
+    passages.write_text("tea is a drink\nranking is a task\n")
+    command = ["run", "tiny", "--target", "cpu-int8", "--checkpoint", str(checkpoint), "--out", str(out), "--heads"]
+    refused = CliRunner().invoke(export_cli, [*command, "dense,score"])
+    assert refused.exit_code == 2
+    assert "expected score, or dense" in refused.output
+    done = CliRunner().invoke(export_cli, [*command, "score"])
+    assert done.exit_code == 0, done.output
+    ranked = CliRunner().invoke(cli, ["rank", str(out), "what is tea?", str(passages)])
+    assert ranked.exit_code == 0, ranked.output
+    assert "tea is a drink" in ranked.stdout
+    told = CliRunner().invoke(cli, ["info", str(out)])
+    assert told.exit_code == 0, told.output

@@ -30,12 +30,13 @@ from bge_export.lowering.lower import Lowering, lower
 from bge_export.lowering.targets import NAMES, TARGETS, Target
 from bge_export.models.families import MODELS
 from bge_export.proof import check
-from bge_export.proof.compare import Expected, compare, compare_apart, open_model
+from bge_export.proof.compare import Expected, compare, compare_apart
 from bge_export.request import Request, open_checkpoint
 from bge_kernels import library, why_missing
 from bge_onnx import Bundle, BundleError, CheckpointError, InputError
 from bge_onnx.bundle.heads import FIRST, HEADS, SCORE
 from bge_onnx.bundle.records import Parity
+from bge_onnx.model import open_model
 
 
 def export(request: Request, out: Path, *, force: bool = False, progress: bool = False) -> Bundle:

@@ -20,6 +20,7 @@ import onnx
 
 from bge_onnx import Bundle, BundleError, Embedder, Reranker
 from bge_onnx.errors import BgeError
+from bge_onnx.model import open_model
 from bge_onnx.run import loading
 from bge_onnx.run.cuda import records, warm_up_batches
 from bge_onnx.run.devices import attention_kernels
@@ -32,7 +33,7 @@ KEPT_SECONDS = 0.012  # an error's: long enough that another thread records mean
 
 def _open(folder: Path, **options: Any) -> Embedder:
     embeddings.require_finite = lambda *_: None
-    return (Reranker if "score" in Bundle.open(folder).outputs else Embedder).open(folder, threads=1, **options)
+    return open_model(folder, threads=1, **options)
 
 
 def _texts(rng, count, longest):

@@ -100,15 +100,14 @@ def sentence_transformers(folder: Path) -> Embed:
 
 def ours(folder: Path, heads: Sequence[str] = HEADS[:1]) -> Embed:
     """Ours on a GPU."""
-    from bge_onnx import Bundle, Embedder, Reranker
+    from bge_onnx import Reranker
+    from bge_onnx.model import open_model
 
-    if "score" in Bundle.open(folder).outputs:
-        reranker = Reranker.open(folder)
-        reranker.warm_up()
-        return lambda texts: reranker.score([(QUERY, text) for text in texts], progress=False)
-    bge = Embedder.open(folder)
-    bge.warm_up()
-    return lambda texts: bge.embed(texts, heads=heads, progress=False).dense
+    model = open_model(folder)
+    model.warm_up()
+    if isinstance(model, Reranker):
+        return lambda texts: model.score([(QUERY, text) for text in texts], progress=False)
+    return lambda texts: model.embed(texts, heads=heads, progress=False).dense
 
 
 def ours_launched(folder: Path) -> Embed:

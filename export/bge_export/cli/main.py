@@ -12,7 +12,7 @@ import click
 
 from bge_export.checkpoint.catalog import ENTRIES
 from bge_export.cli.evaluate import evaluate
-from bge_onnx.bundle.heads import FIRST, HEADS
+from bge_onnx.bundle.heads import FIRST, HEADS, SCORE
 from bge_onnx.bundle.targets import FACTS
 from bge_onnx.cli.command_line import report, run_command
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 def _heads(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     heads = None if value is None else tuple(head.strip() for head in value.split(","))
     unknown = [head for head in heads or () if head not in HEADS]
-    if unknown or (heads is not None and FIRST not in heads):
+    if unknown or (heads is not None and heads != (SCORE,) and (FIRST not in heads or SCORE in heads)):
         raise click.BadParameter(
-            f"expected dense, and sparse and colbert if wanted, with commas between; found {value!r}"
+            f"expected score, or dense, and sparse and colbert if wanted, with commas between; found {value!r}"
         )
     return heads
 
@@ -96,7 +96,10 @@ def list_models(*, as_json: bool) -> None:
 @click.option("--passage-prompt", help="Text in front of passages, instead of the model's own.")
 @click.option("--max-tokens", type=click.IntRange(min=3), help="Cut texts here, instead of the model's own limit.")
 @click.option("--lower-case/--keep-case", default=None, help="What to do where the checkpoint's files disagree.")
-@click.option("--heads", callback=_heads, help="Out of dense,sparse,colbert; all that the checkpoint has by default.")
+@click.option(
+    "--heads", callback=_heads,
+    help="Out of dense,sparse,colbert; all that the checkpoint has by default. Or score: the logit of Yes.",
+)  # fmt: skip
 @click.option(
     "--head-files", type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="With --random-weights: take the heads' files from this folder.",

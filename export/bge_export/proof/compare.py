@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_export.lowering.limits import Limits
-from bge_onnx import Bundle, BundleError, Embedder, Embeddings, Reranker
-from bge_onnx.bundle.heads import HEADS, SCORE, Gives
+from bge_onnx import BundleError, Embedder, Embeddings, Reranker
+from bge_onnx.bundle.heads import HEADS, Gives
 from bge_onnx.bundle.records import HeadParity, Measure, Parity
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BgeError
+from bge_onnx.model import open_model
 from bge_onnx.vectors.embeddings import VectorOptions
 
 SHORT_TOKENS = 512
@@ -116,11 +117,6 @@ def _run_apart() -> None:
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common class but Exception
         answer = BundleError(f"{folder}: expected the bundle to run, found {type(error).__name__}: {error}")
     sys.stdout.buffer.write(pickle.dumps(answer))
-
-
-def open_model(folder: Path) -> Embedder | Reranker:
-    """The bundle in a folder, as what its heads make it."""
-    return (Reranker if SCORE in Bundle.open(folder).outputs else Embedder).open(folder)
 
 
 def _other_ways(model: Embedder | Reranker, expected: Expected) -> Iterator[tuple[list[int], NDArray[np.float32]]]:

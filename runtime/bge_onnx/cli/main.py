@@ -80,8 +80,8 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
     """
     from bge_onnx.bundle.bundle import Bundle
     from bge_onnx.bundle.hub import find_bundle
-    from bge_onnx.embedder import Embedder
     from bge_onnx.errors import OperatorsError, ProviderError
+    from bge_onnx.model import open_model
     from bge_onnx.run.cuda import CUDA
     from bge_onnx.run.devices import attention_kernels
     from bge_onnx.run.kernels import instruction_set
@@ -90,10 +90,10 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
     manifest, kernels = Bundle.open(find_bundle(bundle), verify=verify), {}
     provider, why_not = None, None
     try:
-        embedder = Embedder.open(manifest.folder)
+        session = open_model(manifest.folder).session
         if manifest.provider == CUDA:
             kernels = attention_kernels(manifest.folder)  # before this process loads it
-        provider = embedder.session.load(embedder.session.threads).get_providers()[0]
+        provider = session.load(session.threads).get_providers()[0]
     except (OperatorsError, ProviderError) as error:  # what it is can be told all the same
         why_not = str(error)
     if as_json:
@@ -117,8 +117,7 @@ def info(bundle: str, *, verify: bool, as_json: bool) -> None:
         "similarity": manifest.similarity,
         **({"cut to": f"{manifest.truncate_dim} components"} if manifest.truncate_dim else {}),
         "max tokens": str(manifest.max_tokens),
-        "query": repr(manifest.prompts.get("query", "")),
-        "passage": repr(manifest.prompts.get("passage", "")),
+        **{name: repr(prompt) for name, prompt in manifest.prompts.items()},
         "files": f"{len(manifest.files)}, {size_mb:,.1f} MB{', hashes compared' if verify else ''}",
         **{f"attention {kernel}": f"{nodes} nodes" for kernel, nodes in kernels.items()},
         **{
@@ -145,13 +144,13 @@ def warm_up(bundle: str, threads: int | None, devices: list[int] | None) -> None
     Example:
       bge warm-up bge-base-cuda-fp16 --devices 0,1
     """
-    from bge_onnx.embedder import Embedder
+    from bge_onnx.model import open_model
 
     start = time.perf_counter()
-    embedder = Embedder.open(bundle, threads=threads, devices=devices)
-    embedder.warm_up()
-    embedder.session.close()
-    click.echo(json.dumps({"bundle": embedder.bundle.name, "seconds": round(time.perf_counter() - start, 3)}))
+    model = open_model(bundle, threads=threads, devices=devices)
+    model.warm_up()
+    model.session.close()
+    click.echo(json.dumps({"bundle": model.bundle.name, "seconds": round(time.perf_counter() - start, 3)}))
 
 
 def _number(value: float) -> float | None:

@@ -25,11 +25,14 @@ from bge_onnx.run.cuda import Outputs
 
 SHOW_KERNELS = """
 import sys
-from bge_onnx import Bundle, Embedder, Reranker
-reranks = "score" in Bundle.open(sys.argv[1]).outputs
-model = (Reranker if reranks else Embedder).open(sys.argv[1])
+from bge_onnx import Embedder
+from bge_onnx.model import open_model
+model = open_model(sys.argv[1])
 for texts in (["what is BM25?"], ["aa bb cc " * 60] * 32, ["aa bb cc " * 680]):
-    model.score([("", text) for text in texts], progress=False) if reranks else model.embed(texts, progress=False)
+    if isinstance(model, Embedder):
+        model.embed(texts, progress=False)
+    else:
+        model.score([("", text) for text in texts], progress=False)
 """
 KERNEL_LINE = re.compile(r"Node=(\S+) .*SdpaKernel=([A-Z_]+)")
 KERNELS_SECONDS = 600
