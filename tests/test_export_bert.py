@@ -17,7 +17,7 @@ from bge_export.lowering.targets import NAMES, TARGETS
 from bge_export.proof import check, compare
 from bge_export.recheck import check_bundle, recipe_of
 from bge_export.request import Request
-from bge_onnx import BundleError, Embedder
+from bge_onnx import BundleError, CheckpointError, Embedder
 from bge_onnx.bundle.records import HeadParity
 from bge_onnx.bundle.targets import FACTS
 from tiny import write_checkpoint
@@ -187,6 +187,15 @@ def test_random_weights_are_the_same_for_the_same_seed(tmp_path):
     first, second, third = ((tmp_path / name / "model-00000.safetensors").read_bytes() for name in "abc")
     assert first == second
     assert first != third
+
+
+@pytest.mark.parametrize("name", ["BAAI/bge-reranker-v2-minicpm-layerwise", "gte-Qwen2-1.5B-instruct"])
+def test_models_that_are_left_out_say_why(tiny_checkpoint, tmp_path, name):
+    """Before a download, and of a folder too: its files may look like those of a model that we know."""
+    for checkpoint in (None, tiny_checkpoint):
+        with pytest.raises(CheckpointError, match=r"(code of its own|code on the Hub)"):
+            export(Request(model=name, target="cpu-fp32", checkpoint=checkpoint), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_the_catalog_knows_all_models():

@@ -46,6 +46,8 @@ class Request:
 def open_checkpoint(request: Request) -> Iterator[tuple[Path, Source]]:
     """The folder of the weights and where they came from; random ones are removed afterwards."""
     entry = catalog.find(request.model)
+    if why := catalog.why_left_out(request.model):
+        raise CheckpointError(f"{request.model}: expected a model that can be exported, found that {why}.")
     if request.checkpoint is not None:
         folder = request.checkpoint
         require_files(folder)

@@ -333,8 +333,7 @@ def _gte(size: str, parameters: int, *, chinese: bool = False) -> Entry:
 
 E5_LARGE_MULTILINGUAL = _multilingual_e5("large", 559_890_432)
 OTHERS = (
-    # What FlagEmbedding's AUTO_EMBEDDER_MAPPING has besides, of architectures that we know. Left out: gte-Qwen2 and
-    # gte-Qwen1.5, whose attention looks ahead, and gte-multilingual and gte-en-v1.5, whose code is their own.
+    # what FlagEmbedding's AUTO_EMBEDDER_MAPPING has besides, of architectures that we know
     dataclasses.replace(
         _bert("bge-base-en", "main", 109_482_240), repository="BAAI/llm-embedder", query_prompt=""
     ),  # each task has instructions of its own
@@ -407,6 +406,29 @@ ENTRIES = (
     _reranker("BAAI/bge-reranker-v2-m3", 567_755_777, size="large", tokens=8192, licence="apache-2.0"),
     *OTHERS,
 )
+
+
+OWN_CODE = "it runs code of its own from the Hub, which a bundle cannot hold"
+LOOKS_AHEAD = "its code on the Hub lets tokens attend to later ones, which no decoder here does"
+LEFT_OUT = {
+    "bge-reranker-v2-minicpm-layerwise": OWN_CODE,
+    "bge-reranker-v2.5-gemma2-lightweight": OWN_CODE,
+    "gte-multilingual-base": OWN_CODE,
+    "gte-multilingual-reranker-base": OWN_CODE,
+    "gte-base-en-v1.5": OWN_CODE,
+    "gte-large-en-v1.5": OWN_CODE,
+    "gte-Qwen2-1.5B-instruct": LOOKS_AHEAD,
+    "gte-Qwen2-7B-instruct": LOOKS_AHEAD,
+    "gte-Qwen1.5-7B-instruct": LOOKS_AHEAD,
+    "jina-reranker-v1-turbo-en": OWN_CODE,
+    "jina-reranker-v2-base-multilingual": OWN_CODE,
+}
+"""Models that FlagEmbedding knows and we do not export, by their short names, and why."""
+
+
+def why_left_out(model: str) -> str | None:
+    """Why a model of a Hub name is not exported; None for all others."""
+    return LEFT_OUT.get(model.rsplit("/", 1)[-1])
 
 
 def find(model: str) -> Entry | None:
