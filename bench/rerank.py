@@ -37,6 +37,7 @@ SYSTEMS = (
     System(name="FlagEmbedding", peer="flagembedding_reranker", variant="float32"),
     System(name="sentence-transformers", peer="pytorch", variant="rerank"),
     System(name="sentence-transformers ONNX", peer="optimum", variant="rerank"),
+    System(name="fastembed", peer="fastembed", variant="rerank"),
 )
 REFERENCE = "FlagEmbedding"
 QUERY = "Aspirin lowers the risk of colon cancer."
@@ -50,9 +51,8 @@ def measure(model: str, arguments: argparse.Namespace, folder: Path) -> list[dic
     """A model's rows, once for each number of threads."""
     benchmark.write_checkpoint(MODELS[model], folder, graphs=False)
     shutil.copyfile(arguments.tokenizer, folder / "tokenizer.json")
-    exports = {
-        target: benchmark.export(MODELS[model], target, folder, folder / target) for target in ("cpu-fp32", "cpu-int8")
-    }
+    targets = ("cpu-fp32", "cpu-int8", "portable")  # the last one is fastembed's
+    exports = {target: benchmark.export(MODELS[model], target, folder, folder / target) for target in targets}
     rng = np.random.default_rng(0)
     passages = abstracts(arguments.scifact, rng.choice(SCIFACT_PASSAGES, PASSAGES, replace=False))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

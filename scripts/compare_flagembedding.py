@@ -334,7 +334,11 @@ def main() -> None:
         "bge-en-icl": MISTRAL,
         "bge-reranker-base": SHRUNK,
         "bge-reranker-v2-m3": SHRUNK,
-        "bge-reranker-v2-gemma": {**GEMMA, "num_key_value_heads": 1},
+        "bge-reranker-v2-gemma": {
+            **GEMMA,
+            "num_key_value_heads": 1,
+            "hidden_act": "gelu_pytorch_tanh",  # what transformers 5 makes of "gelu"; 4.57 computes its exact form
+        },
     }
     if arguments.full:
         chosen = [(name, model, calls, options[:1]) for name, model, calls, options in chosen[:1]]

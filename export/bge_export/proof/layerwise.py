@@ -37,6 +37,8 @@ def last_states(
     dtype, device = place_of(lowering)
     with transformers_faults(folder):
         config = transformers.AutoConfig.from_pretrained(model_folder(folder))
+    if getattr(config, "attn_logit_softcapping", None):
+        config._attn_implementation = "eager"  # noqa: SLF001 - fused attention has no soft cap; transformers 4 would take it
     with transformers_faults(folder), torch.device("meta"):
         model = transformers.AutoModel.from_config(config, dtype=dtype).eval()  # type: ignore[no-untyped-call]
     weights = Weights.open(folder, prefix=PREFIX)
@@ -46,7 +48,7 @@ def last_states(
         return lowering.weights(name, array) if lowering and lowering.weights else array
 
     rotary = type(model.rotary_emb)(config).to(device)
-    scale = torch.tensor(getattr(model.embed_tokens, "scalar_embed_scale", 1.0), dtype=dtype, device=device)
+    scale = torch.tensor(_embedding_scale(model), dtype=dtype, device=device)
     states = [_rows(read, ids).to(device, dtype) * scale for ids in token_ids]
     places = [torch.arange(len(ids), device=device)[None] for ids in token_ids]
     layers = tqdm(model.layers, desc="PyTorch", unit="layer", disable=not progress)
@@ -56,7 +58,7 @@ def last_states(
             if lowering and lowering.inputs:
                 round_inputs(layer, lowering.inputs)
             window = _window(config, number)
-            states = [
+            found = [
                 layer(
                     state,
                     attention_mask=_mask(state.shape[1], window).to(device, dtype),
@@ -65,9 +67,16 @@ def last_states(
                 )
                 for state, position in zip(states, places, strict=True)
             ]
+            states = [output[0] if isinstance(output, tuple) else output for output in found]  # transformers 4
             layer.to_empty(device="meta")
         _load(model.norm, "norm", read, dtype, device)
         return np.stack([model.norm(state[:, -1])[0].float().cpu().numpy() for state in states])
+
+
+def _embedding_scale(model: Any) -> float:
+    """What the word table's rows are multiplied with: transformers 5 has it in the table, 4 in Gemma's own forward."""
+    gemma = model.config.hidden_size**0.5 if model.config.model_type.startswith("gemma") else 1.0
+    return float(getattr(model.embed_tokens, "scalar_embed_scale", gemma))
 
 
 def place_of(lowering: Lowering | None) -> tuple[torch.dtype, str]:
