@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +15,10 @@ from bge_export.checkpoint.recipe import Options
 from bge_export.checkpoint.word_logit import PROMPTS
 from bge_export.cli.main import cli as export_cli
 from bge_export.export import export
+from bge_export.recheck import check_bundle
 from bge_export.request import Request
 from bge_onnx import BundleError, CheckpointError, InputError, Reranker
+from bge_onnx.bundle.manifest import sealed
 from bge_onnx.cli.main import cli
 from bge_onnx.flag import FlagAutoReranker, FlagLLMReranker, FlagReranker
 from test_decoders import CONFIGS, write_decoder
@@ -171,6 +176,23 @@ def test_the_prompt_fits_beside_the_pair(checkpoint, tmp_path):
     assert len(ids) == 2048
     with pytest.raises(InputError, match=r"max_tokens: expected 1 to \d+"):
         reranker.score(PAIRS, max_tokens=2048)
+
+
+def test_the_bundle_can_be_checked_again(checkpoint, bundle):
+    found = check_bundle(bundle.folder, checkpoint)
+    assert found.passed
+    assert found.heads["score"].max_error == bundle.parity.heads["score"].max_error
+
+
+def test_a_manifest_without_its_question(bundle, tmp_path):
+    """It names what is missing, also where the hash is right."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(bundle.folder, folder)
+    record = json.loads((folder / "bundle.json").read_text())
+    del record["prompts"]["behind"]
+    (folder / "bundle.json").write_text(json.dumps(sealed(record)))
+    with pytest.raises(BundleError, match="no prompt behind"):
+        Reranker.open(folder)
 
 
 def test_no_language_model(checkpoint, tmp_path):

@@ -114,7 +114,7 @@ def recipe_of(bundle: Bundle, checkpoint: Path | None = None) -> Recipe:
     assert not steps or checkpoint
     return Recipe(
         pooling=pooling,
-        steps=modules_of(checkpoint).steps if steps and checkpoint else (),
+        steps=modules_of(checkpoint, tuple(bundle.outputs)).steps if steps and checkpoint else (),
         normalize=bundle.normalized,
         max_tokens=bundle.max_tokens,
         prompts=dict(bundle.prompts),

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.heads import SCORE
+from bge_onnx.bundle.prompts import TASK
 from bge_onnx.embed.few_shot import FewShot
 from bge_onnx.embed.opening import Opened, open_parts, reopen
 from bge_onnx.embed.prefix import Prefix
 from bge_onnx.embed.vectors_of import vectors_of
 from bge_onnx.errors import BundleError, InputError
 from bge_onnx.run.session import KeysValues, Session
-from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, TASK, Prompt, examples_text
+from bge_onnx.text.examples import QUERY, QUERY_FORMAT, QUERY_TOKENS, RESPONSE, Prompt, examples_text
 from bge_onnx.text.mcls import insert_cls
 from bge_onnx.text.tokenizer import Tokenizer, check_token_ids, windows
 from bge_onnx.vectors.embeddings import Embeddings, VectorOptions, Vectors, heads_of

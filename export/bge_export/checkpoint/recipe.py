@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,10 +15,10 @@ from bge_export.checkpoint.modules import POOLING_FILE, Modules, Step, read_modu
 from bge_export.checkpoint.tokenizer import keeps_case
 from bge_export.graph.pooling import Pooling
 from bge_onnx.bundle.heads import FIRST, SCORE
+from bge_onnx.bundle.prompts import TASK
 from bge_onnx.bundle.records import Similarity
 from bge_onnx.errors import CheckpointError
 from bge_onnx.files.json_file import shortened
-from bge_onnx.text.examples import TASK
 
 # Arguments in sentence_bert_config.json, in both spellings, that do not change the vectors.
 HARMLESS_ARGUMENTS = {
@@ -69,9 +69,13 @@ class Recipe:
     similarity: Similarity = "cosine"
 
 
-def modules_of(folder: Path) -> Modules:
-    """What stands behind a checkpoint's transformer. Raises CheckpointError: what we do not compute."""
-    return next(modules for read in READERS if (modules := read(folder)))
+def modules_of(folder: Path, asked: Sequence[str] | None = None) -> Modules:
+    """What stands behind a checkpoint's transformer. Raises CheckpointError: what we do not compute.
+
+    asked  heads. The score of a language model is no head of its files: it has to be asked for
+    """
+    modules = next(modules for read in READERS if (modules := read(folder)))
+    return word_logit.read(folder) if modules.head == FIRST and tuple(asked or ()) == (SCORE,) else modules
 
 
 def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options: Options) -> Recipe:
@@ -82,10 +86,8 @@ def read_recipe(folder: Path, entry: Entry | None, position_limit: int, options:
     Raises CheckpointError: files that ask for what we do not compute, that contradict the catalog or each other, or
     that leave something open.
     """
-    modules, asked = modules_of(folder), options.heads or (entry.heads if entry else None)
-    if modules.head == FIRST and asked == (SCORE,):
-        modules = word_logit.read(folder)
-    settings = _settings(folder)
+    asked = options.heads or (entry.heads if entry else None)
+    modules, settings = modules_of(folder, asked), _settings(folder)
     return Recipe(
         pooling=_decide_pooling(folder, modules.pooling, entry, options),
         steps=modules.steps,

@@ -14,8 +14,8 @@ from bge_export.checkpoint.files import model_folder
 from bge_export.checkpoint.modules import WORD_TABLE, Modules, WordLogit
 from bge_export.checkpoint.tokenizer import load_tokenizer
 from bge_onnx.bundle.heads import SCORE
+from bge_onnx.bundle.prompts import BEHIND, BETWEEN
 from bge_onnx.errors import CheckpointError
-from bge_onnx.text.pair_tokens import BEHIND, BETWEEN
 
 TASK = "ForCausalLM"
 WORD = "Yes"

@@ -25,9 +25,9 @@ from bge_export.proof.compare import Expected, errors_of
 from bge_onnx import Embeddings
 from bge_onnx.bundle.graph_names import SECOND
 from bge_onnx.bundle.heads import HEADS, SCORE
+from bge_onnx.bundle.prompts import BEHIND, BETWEEN
 from bge_onnx.errors import ProviderError
 from bge_onnx.run.onnx_runtime import ort
-from bge_onnx.text.pair_tokens import BEHIND, BETWEEN
 
 LENGTHS = (
     1,

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from bge_onnx.bundle import schema
-from bge_onnx.bundle.heads import HEADS
+from bge_onnx.bundle.heads import HEADS, SCORE
+from bge_onnx.bundle.prompts import BEHIND, BETWEEN, TASK
 from bge_onnx.bundle.records import FORMAT_VERSION, MANIFEST, OLDEST_VERSION, FileState, Manifest, sha256_of
 from bge_onnx.errors import BundleError
 from bge_onnx.files.json_file import QUOTED_CHARS, read_json, shortened
@@ -116,6 +117,11 @@ def _faults(bundle: Manifest) -> Iterator[str]:
     }
     numbers |= {f"dims.{head}": width for head, width in bundle.dims.items()}
     yield from (f"{name} {number}" for name, number in numbers.items() if not 1 <= number < LARGEST)
+    asked = ("query", "passage", BETWEEN, BEHIND) if bundle.causal and SCORE in bundle.outputs else ()
+    yield from (f"no prompt {name}" for name in asked if name not in bundle.prompts)
+    template = bundle.prompts.get(TASK)
+    if template is not None and (template.count("{}") != 2 or template.count("{") + template.count("}") != 4):
+        yield f"prompts.{TASK} {template!r:.40}"
     ids = bundle.special_ids
     if "pad" not in ids:
         yield "special_ids without pad"

@@ -129,7 +129,9 @@ class Manifest:
     normalized: bool
     max_tokens: int
     lower_cased: bool  # the text was lower-cased before the checkpoint's tokenizer saw it; tokenizer.json does it
-    prompts: Mapping[str, str]  # "query", "passage" -> text put in front
+    prompts: Mapping[
+        str, str
+    ]  # "query", "passage" -> text put in front; "task", "between", "behind" where a model has them
     special_ids: Mapping[str, int]  # "pad", "cls", "sep", "unk", "mask" -> token id
     kernels: tuple[str, ...]  # custom operator libraries needed
     activations: Activations | None  # bits that an encoder's linear layers round their inputs to; None where not ours

@@ -6,12 +6,13 @@ from typing import Any, NoReturn
 
 from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.hub import find_bundle
+from bge_onnx.bundle.prompts import TASK
 from bge_onnx.errors import InputError
 from bge_onnx.flag.abs_embedder import Devices
 from bge_onnx.flag.decoder import FlagICLModel, FlagLLMModel
 from bge_onnx.flag.encoder import FlagModel
 from bge_onnx.flag.m3 import BGEM3FlagModel
-from bge_onnx.text.examples import QUERY_FORMAT, TASK
+from bge_onnx.text.examples import QUERY_FORMAT
 
 WITH_TASKS = ("BAAI/bge-en-icl", "BAAI/bge-multilingual-gemma2")
 Model = FlagModel | BGEM3FlagModel | FlagLLMModel | FlagICLModel

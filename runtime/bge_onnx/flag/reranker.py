@@ -8,11 +8,12 @@ from typing import Any, NoReturn
 
 from bge_onnx.bundle.bundle import Bundle
 from bge_onnx.bundle.hub import find_bundle
+from bge_onnx.bundle.prompts import BEHIND
 from bge_onnx.errors import BundleError, InputError, ProviderError
 from bge_onnx.flag.abs_embedder import DEFAULT_TOKENS, Devices, refuse
 from bge_onnx.flag.flag_tokenizer import FlagTokenizer
 from bge_onnx.reranker import Reranker
-from bge_onnx.text.pair_tokens import BEHIND, PairTokens
+from bge_onnx.text.pair_tokens import PairTokens
 
 Pair = tuple[str, str] | list[str]
 

@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from bge_onnx.errors import InputError
 from bge_onnx.text.tokenizer import Tokenizer, check_texts
 
-TASK = "task"
-"""Among a bundle's prompts: the template of a task's instruction and a query, where the model has one."""
-
 QUERY_FORMAT = "<instruct>{}\n<query>{}"
 EXAMPLE_FORMAT = "<instruct>{}\n<query>{}\n<response>{}"
 SUFFIX = "\n<response>"

@@ -14,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bge_onnx.bundle.graph_names import SECOND
+from bge_onnx.bundle.prompts import BEHIND, BETWEEN
 from bge_onnx.errors import BundleError, InputError
 from bge_onnx.text.tokenizer import Tokenizer
 
 Ids = NDArray[np.int64]
-
-BETWEEN, BEHIND = "between", "behind"
-"""A language model's prompts beside "query" and "passage": what stands between the two, and what asks about them."""
 
 
 @dataclass(frozen=True, slots=True)
